@@ -1,0 +1,174 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Taking a VF to where the journal says it belongs.
+
+Four ends, used by a live migration and by recovery after a crash alike, so
+that both do the same: it runs on at the source, it runs at the destination,
+it is thrown away at the destination, it is released at the source. The
+caller has written the journal before.
+"""
+
+import errno
+import logging
+import time
+
+from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.vmm import port as vmm_port
+
+LOG = logging.getLogger(__name__)
+
+
+class MoveFailed(Exception):
+    """An ordinary reason for a move to fail; its text says it all."""
+
+
+EXPECTED = (OSError, MoveFailed, vmm_port.VMMError, vmm_port.GuestNotFound)
+"""What a device, a VMM or a connection may fail with at any time."""
+
+_SERVED = frozenset((contract.DeviceState.RUNNING,
+                     contract.DeviceState.RUNNING_P2P))
+
+
+def explain(exc: BaseException) -> str:
+    """What went wrong, for people; without an error's number in front."""
+    if isinstance(exc, OSError) and exc.strerror:
+        return str(exc.strerror)
+    return str(exc) or type(exc).__name__
+
+
+def open_free(driver: contract.GPUDriver,
+              address: str) -> contract.MigrationDevice:
+    """Open a VF for what comes in: free, or with a guest that waits.
+
+    :raises contract.DeviceError: EBUSY when a guest runs on it: somebody
+        took it since it was chosen.
+    """
+    free = any(vf.free for pool in driver.pools() for vf in pool.vfs
+               if vf.address == address)
+    device = driver.open(address)
+    if not free and device.state() in _SERVED:
+        device.close()
+        raise contract.DeviceError(
+            errno.EBUSY, address, 'a guest runs on the VF: it was taken '
+            'after it had been chosen for the migration')
+    return device
+
+
+def require_stream(device: contract.MigrationDevice,
+                   state: contract.DeviceState) -> contract.DataStream:
+    """Take a device to a state that begins a stream, and return it.
+
+    :raises contract.DeviceError: refused, or no stream came.
+    """
+    stream = device.set_state(state)
+    if stream is None:
+        raise contract.DeviceError(errno.EIO, device.address,
+                                   f'no data stream in {state.name}')
+    return stream
+
+
+def serves(device: contract.MigrationDevice) -> bool:
+    """Whether a guest is served: it was run, or reset.
+
+    :raises contract.DeviceError: the device does not answer.
+    """
+    return device.state() in _SERVED
+
+
+def run_device(device: contract.MigrationDevice) -> None:
+    """Take a device from wherever a migration left it to RUNNING.
+
+    :raises contract.DeviceError: it does not get there; ERROR is not left,
+        because the reset that leaves it would cost the guest its state.
+    """
+    if not serves(device):
+        device.set_state(contract.DeviceState.RUNNING)
+
+
+def cancel_memory(guest: vmm_port.Guest | None) -> None:
+    """End a stream of guest RAM; a guest that is gone has none."""
+    if guest is None:
+        return
+    try:
+        guest.cancel_memory()
+    except EXPECTED as exc:
+        LOG.warning('guest RAM of instance %s: %s', guest.instance_uuid,
+                    explain(exc))
+
+
+def return_to_source(device: contract.MigrationDevice | None,
+                     guest: vmm_port.Guest | None) -> str:
+    """Let VF and guest go on at the source, whatever it takes.
+
+    A VF that can't go on is reset: the guest's driver then sees a GPU that
+    was reset, as after a hang, which is better than a VM that stands still.
+
+    :returns: what could not be kept, '' when all is as before.
+    :raises contract.DeviceError, vmm_port.VMMError: not even that; try
+        again later.
+    """
+    lost = ''
+    if device is not None:
+        try:
+            run_device(device)
+        except contract.DeviceError as exc:
+            lost = (f'the VF had to be reset, its GPU state is lost: '
+                    f'{explain(exc)}')
+            device.reset()
+            run_device(device)
+    if guest is not None:
+        guest.run()
+    return lost
+
+
+def run_at_destination(device: contract.MigrationDevice | None,
+                       guest: vmm_port.Guest | None) -> None:
+    """Serve the VF, then start the vCPUs; idempotent.
+
+    :raises contract.DeviceError, vmm_port.VMMError: try again, here.
+    """
+    if device is not None:
+        run_device(device)
+    if guest is not None:
+        guest.run()
+
+
+def discard(driver: contract.GPUDriver, address: str,
+            device: contract.MigrationDevice | None) -> None:
+    """Throw away what came: reset, close, and scrub if nobody holds it.
+
+    A device that is RUNNING has nothing of ours (a reset ends there) and may
+    be somebody else's by now: it is left alone. A paused guest may hold the
+    VF until Nova removes it; its frame buffer is cleared when it is taken
+    next.
+
+    :raises contract.DeviceError: the VF still has what came.
+    """
+    if device is None:
+        device = driver.open(address)
+    try:
+        if device.state() not in _SERVED:
+            device.reset()
+    finally:
+        device.close()
+    for pause in (0.0, 0.02, 0.1):
+        # A host driver may learn of the close a moment later.
+        time.sleep(pause)
+        try:
+            driver.scrub(address)
+        except contract.DeviceError as exc:
+            if exc.errno != errno.EBUSY:
+                raise
+        else:
+            return

@@ -1,0 +1,276 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What an agent does with its journal: at its start, and every few seconds.
+
+What to do is decided in doubt.py; this carries it out. Everything here may
+fail and is then tried again by the next round: an entry stays unsettled
+until what it demands has been done.
+"""
+
+from collections.abc import Callable
+from collections.abc import Container
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+
+from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.migration import custody
+from nova_vgpu_mig.migration import doubt
+from nova_vgpu_mig.migration import journal as journal_
+from nova_vgpu_mig.migration import ownership
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.vmm import port as vmm_port
+
+LOG = logging.getLogger(__name__)
+
+Action = doubt.Action
+Choice = doubt.Choice
+ResolveRefused = doubt.ResolveRefused
+State = ownership.State
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resolution:
+    done: bool
+    explanation: str
+
+
+class Recovery:
+    """Carries out decisions on entries that no live migration serves."""
+
+    def __init__(self, journal: journal_.Journal, *,
+                 driver_for: Callable[[str], contract.GPUDriver],
+                 guest_for: Callable[[str], vmm_port.Guest | None],
+                 ask_source: Callable[[journal_.Entry],
+                                      ownership.State | None],
+                 push_destination: Callable[[journal_.Entry],
+                                            doubt.Answer]) -> None:
+        """
+        :param driver_for: VF address -> its GPU driver; LookupError if none.
+        :param guest_for: instance UUID -> its guest here, None if none; it
+            is closed after use; VMMError if it can't be told now.
+        :param ask_source: the peer's journal state (RPC `ownership`), None
+            when it can't be had now.
+        :param push_destination: RPC `commit`: what the peer's journal says
+            after it has looked.
+        """
+        self._journal = journal
+        self._driver_for = driver_for
+        self._guest_for = guest_for
+        self._ask_source = ask_source
+        self._push_destination = push_destination
+        self._mutex = threading.RLock()
+
+    def start(self) -> list[str]:
+        """At the agent's start, before any migration: every entry.
+
+        :returns: one sentence for each thing done or still in doubt.
+        """
+        return [said for entry in self._journal.entries(unsettled=True)
+                if (said := self._step(entry, restarted=True))]
+
+    def housekeep(self, live: Container[tuple[str, phases.Role]]
+                  ) -> list[str]:
+        """Periodically: reservations past their time, doubts, retries.
+
+        :param live: (migration uuid, role) that a SourceMigration or
+            DestinationMigration serves now; they are left alone.
+        """
+        return [said for entry in self._journal.entries(unsettled=True)
+                if (said := self._step(entry, restarted=False, live=live))]
+
+    def step(self, migration_uuid: str, role: phases.Role) -> str:
+        """Decide and act on one entry now; returns a sentence.
+
+        For an entry without a live migration: a transfer that was under way
+        counts as lost. The RPC `commit` at a destination is this.
+
+        :raises journal.NotInJournal: no such entry.
+        """
+        return self._step(self._journal.get(migration_uuid, role),
+                          restarted=True)
+
+    def finish(self, migration_uuid: str, role: phases.Role) -> None:
+        """Release what a completed move holds; FINISHED; idempotent.
+
+        Source: the VF is scrubbed (the guest must be gone). Destination:
+        the VF has run, or is run now.
+
+        :raises contract.DeviceError, vmm_port.VMMError: still held, or it
+            does not run; try again later.
+        :raises journal.IllegalTransition: the move has not completed.
+        """
+        with self._mutex:
+            entry = self._journal.get(migration_uuid, role)
+            if entry.state is State.FINISHED:
+                return
+            if not ownership.may_follow(role, entry.state, State.FINISHED):
+                raise journal_.IllegalTransition(
+                    f'migration {migration_uuid} has not completed: it is '
+                    f'{entry.state} at the {role}')
+            if role is phases.Role.SOURCE:
+                self._driver_for(entry.vf_address).scrub(entry.vf_address)
+            elif not doubt.completed(entry):
+                # OWNED is the right to run, not that it does.
+                self._own(entry)
+            self._journal.move(migration_uuid, role, State.FINISHED)
+
+    def resolve(self, migration_uuid: str, role: phases.Role,
+                choice: Choice, *, dry_run: bool = False) -> Resolution:
+        """Decide what could not decide itself.
+
+        For an entry without a live migration (at a live one, abort or
+        `DestinationMigration.look()`).
+
+        :raises ResolveRefused: it would break an invariant.
+        :raises journal.NotInJournal: no such entry.
+        """
+        with self._mutex:
+            entry = self._journal.get(migration_uuid, role)
+            answer = None
+            if entry.state is State.PREPARED:
+                answer = doubt.Answer(self._ask_source(entry))
+            action, why = doubt.judge(entry, choice, answer)
+            if dry_run or action in (Action.NOTHING, Action.WAIT):
+                return Resolution(False, why)
+            done, said = self._act(entry, action, restarted=True)
+            return Resolution(done, f'{why}; {said}')
+
+    def _step(self, entry: journal_.Entry, *, restarted: bool,
+              live: Container[tuple[str, phases.Role]] = ()) -> str:
+        with self._mutex:
+            # It may have changed since it was listed, or become live while
+            # we waited. First the state: a move is live before it loads.
+            entry = self._journal.get(entry.migration_uuid, entry.role)
+            if (entry.migration_uuid, entry.role) in live:
+                return ''
+            action = doubt.decide(entry, restarted=restarted,
+                                  now=time.time())
+            said = self._act(entry, action, restarted=restarted)[1]
+        if said:
+            LOG.info('%s', said)
+        return said
+
+    def _act(self, entry: journal_.Entry, action: Action, *,
+             restarted: bool) -> tuple[bool, str]:
+        """Whether it was done, and a sentence; never raises for hardware."""
+        if action is Action.ASK:
+            answer = doubt.Answer(self._ask_source(entry))
+            action = doubt.decide(entry, restarted=restarted,
+                                  now=time.time(), answer=answer)
+            if action is Action.WAIT:
+                return False, self._say(
+                    entry, f'in doubt: waits, paused, for the journal of '
+                    f'{entry.peer_host} '
+                    f'(now: {answer.state or "no answer"})')
+        if action is Action.PUSH:
+            answer = self._push_destination(entry)
+            action = doubt.decide(entry, restarted=restarted,
+                                  now=time.time(), answer=answer)
+            if action is Action.WAIT:
+                return False, self._say(
+                    entry, f'given up; {entry.peer_host} has been told to '
+                    f'run it and is {answer.state or "silent"}')
+        acts = {Action.RETURN: self._return, Action.OWN: self._own,
+                Action.DROP: self._drop, Action.COMPLETE: self._complete}
+        if action not in acts:
+            return False, ''
+        try:
+            return True, self._say(entry, acts[action](entry))
+        except (*custody.EXPECTED, journal_.JournalError,
+                LookupError) as exc:
+            return False, self._say(
+                entry, f'"{action}" failed and is tried again: '
+                f'{custody.explain(exc)}')
+
+    @staticmethod
+    def _say(entry: journal_.Entry, what: str) -> str:
+        return (f'migration {entry.migration_uuid}, {entry.role}, VF '
+                f'{entry.vf_address}: {what}')
+
+    @contextlib.contextmanager
+    def _hands_on(self, entry: journal_.Entry) -> Iterator[
+            tuple[contract.MigrationDevice, vmm_port.Guest | None]]:
+        """The VF and its guest, opened; closed when they are left."""
+        with contextlib.ExitStack() as held:
+            guest = self._guest_for(entry.instance_uuid)
+            if guest is not None:
+                held.callback(guest.close)
+            device = self._driver_for(entry.vf_address).open(
+                entry.vf_address)
+            held.callback(device.close)
+            yield device, guest
+
+    def _return(self, entry: journal_.Entry) -> str:
+        if entry.state is State.ACTIVE:
+            self._journal.move(entry.migration_uuid, entry.role,
+                               State.RETURNED, expected=State.ACTIVE)
+        with self._hands_on(entry) as (device, guest):
+            custody.cancel_memory(guest)
+            lost = custody.return_to_source(device, guest)
+        reason = entry.record.get('reason') or (
+            'the transfer was under way when the agent ended')
+        if lost:
+            reason = f'{reason}; {lost}'
+        self._end(entry, phases.Phase.RETURNED, phases.Outcome(
+            entry.record.get('outcome') or phases.Outcome.FAILED), reason)
+        self._journal.settle(entry.migration_uuid, entry.role)
+        return f'runs on here: {reason}'
+
+    def _own(self, entry: journal_.Entry) -> str:
+        if entry.state is State.PREPARED:
+            self._journal.move(entry.migration_uuid, entry.role, State.OWNED,
+                               expected=State.PREPARED)
+        with self._hands_on(entry) as (device, guest):
+            custody.run_at_destination(device, guest)
+        self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
+                  '')
+        return f'{entry.peer_host} has given it up: it runs here'
+
+    def _drop(self, entry: journal_.Entry) -> str:
+        if entry.state is not State.DROPPED:
+            self._journal.move(entry.migration_uuid, entry.role,
+                               State.DROPPED, expected=entry.state)
+        if entry.state is not State.RESERVED:
+            guest = self._guest_for(entry.instance_uuid)
+            custody.cancel_memory(guest)
+            if guest is not None:
+                guest.close()
+            custody.discard(self._driver_for(entry.vf_address),
+                            entry.vf_address, None)
+        reason = entry.record.get('reason') or (
+            'the reservation has ended' if entry.overdue(time.time())
+            else 'the transfer was under way when the agent ended')
+        self._end(entry, phases.Phase.RETURNED, phases.Outcome(
+            entry.record.get('outcome') or phases.Outcome.FAILED), reason)
+        self._journal.settle(entry.migration_uuid, entry.role)
+        return f'dropped: {reason}'
+
+    def _complete(self, entry: journal_.Entry) -> str:
+        self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
+                  '')
+        return f'given up; {entry.peer_host} runs it'
+
+    def _end(self, entry: journal_.Entry, phase: phases.Phase,
+             outcome: phases.Outcome, reason: str) -> None:
+        values = entry.record | {
+            'phase': phase.value, 'outcome': outcome.value,
+            'reason': reason, 'remaining_bytes': 0}
+        times = dict(values.get('phase_times') or {})
+        times.setdefault(phase.value, time.time())
+        values['phase_times'] = times
+        self._journal.save_record(entry.migration_uuid, entry.role, values)
