@@ -1,0 +1,199 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What crosses the wire between agents, Nova and the operator's CLI.
+
+Versioned objects, because agents and nova-compute of different releases
+talk to each other while a cloud is being upgraded. Inside a process the
+plain values of `compatibility`, `gpu` and `migration` are used; each object
+here converts from and to one of them, and nothing else happens here.
+
+Records and plans cross as plain JSON values instead: they are only shown,
+never acted on, and `migration.record` has defined their form already.
+
+The registry of oslo.versionedobjects is one for the whole process, Nova's
+objects included, so the names must differ from Nova's (there is a test).
+"""
+
+from typing import Any
+from typing import Self
+
+from oslo_versionedobjects import base
+from oslo_versionedobjects import fields
+
+from nova_vgpu_mig.compatibility import identity
+from nova_vgpu_mig.gpu import contract
+
+CARRIER_AGENT = 'agent'
+CARRIER_HYPERVISOR = 'hypervisor'
+CARRIERS = (CARRIER_AGENT, CARRIER_HYPERVISOR)
+
+
+class VgpuMigObject(base.VersionedObject):  # type: ignore[misc]
+    """Base of all: keeps our objects apart from Nova's on the wire."""
+
+    OBJ_SERIAL_NAMESPACE = 'nova_vgpu_mig_object'
+    OBJ_PROJECT_NAMESPACE = 'nova_vgpu_mig'
+
+    def __getattr__(self, name: str) -> Any:
+        # Fields are properties made at registration; this only tells the
+        # type checker so, and is never reached for a field that exists.
+        raise AttributeError(f'{type(self).__name__} has no {name!r}')
+
+
+register = base.VersionedObjectRegistry.register
+
+
+class VgpuMigSerializer(
+        base.VersionedObjectSerializer):  # type: ignore[misc]
+    OBJ_BASE_CLASS = VgpuMigObject
+
+
+@register
+class VFMigrationRequest(VgpuMigObject):
+    """One move, as everyone who takes part in it names it.
+
+    `limit_ms` is the downtime that the VM's owner accepts, milliseconds;
+    None leaves it to the source agent's own option.
+    """
+
+    # 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'migration_uuid': fields.UUIDField(),
+        'instance_uuid': fields.UUIDField(),
+        'request_id': fields.StringField(nullable=True, default=None),
+        'source_host': fields.StringField(),
+        'destination_host': fields.StringField(),
+        'source_vf': fields.PCIAddressField(),
+        'destination_vf': fields.PCIAddressField(),
+        'limit_ms': fields.IntegerField(nullable=True, default=None),
+        'carrier': fields.EnumField(CARRIERS, default=CARRIER_AGENT),
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.obj_set_defaults('request_id', 'limit_ms', 'carrier')
+
+
+@register
+class VFIdentityObject(VgpuMigObject):
+    """compatibility.identity.VFIdentity; None means "not exposed"."""
+
+    # 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'vendor_id': fields.StringField(),
+        'device_id': fields.StringField(),
+        'frame_buffer_mib': fields.IntegerField(),
+        'num_vfs': fields.IntegerField(),
+        'migration_version': fields.IntegerField(nullable=True),
+        'driver_version': fields.StringField(nullable=True),
+        'vbios_version': fields.StringField(nullable=True),
+        'partition': fields.StringField(nullable=True),
+        'firmware': fields.DictOfStringsField(),
+        'engines': fields.DictOfIntegersField(),
+        'time_slices_us': fields.DictOfIntegersField(),
+    }
+
+    @classmethod
+    def from_identity(cls, value: identity.VFIdentity) -> Self:
+        made = cls()
+        for name in cls.fields:
+            field = getattr(value, name)
+            setattr(made, name,
+                    dict(field) if hasattr(field, 'items') else field)
+        return made
+
+    def as_identity(self) -> identity.VFIdentity:
+        return identity.VFIdentity(
+            **{name: getattr(self, name) for name in self.fields})
+
+
+@register
+class VFDescription(VgpuMigObject):
+    """gpu.contract.VF."""
+
+    # 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'address': fields.PCIAddressField(),
+        'index': fields.IntegerField(),
+        'free': fields.BooleanField(),
+        'used_bytes': fields.IntegerField(nullable=True),
+    }
+
+    def as_vf(self) -> contract.VF:
+        return contract.VF(address=self.address, index=self.index,
+                           free=self.free, used_bytes=self.used_bytes)
+
+
+@register
+class PoolDescription(VgpuMigObject):
+    """gpu.contract.Pool: the VFs of one PF."""
+
+    # 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'pf_address': fields.PCIAddressField(),
+        'identity': fields.ObjectField('VFIdentityObject'),
+        'vfs': fields.ListOfObjectsField('VFDescription'),
+    }
+
+    @classmethod
+    def from_pool(cls, pool: contract.Pool) -> Self:
+        return cls(
+            pf_address=pool.pf_address,
+            identity=VFIdentityObject.from_identity(pool.identity),
+            vfs=[VFDescription(address=vf.address, index=vf.index,
+                               free=vf.free, used_bytes=vf.used_bytes)
+                 for vf in pool.vfs])
+
+    def as_pool(self) -> contract.Pool:
+        return contract.Pool(
+            pf_address=self.pf_address,
+            identity=self.identity.as_identity(),
+            vfs=tuple(vf.as_vf() for vf in self.vfs))
+
+
+@register
+class HostDescription(VgpuMigObject):
+    """An agent's answer to `describe`; a VF reserved by it is not free.
+
+    `carriers` says who can carry the state of this host's VMs: CARRIER_AGENT
+    when a VMM port reaches them. Whoever starts a move has to find the same
+    one at both ends; an agent that says nothing carries nothing.
+    """
+
+    # 1.0: Initial version
+    VERSION = '1.0'
+
+    fields = {
+        'host': fields.StringField(),
+        'version': fields.StringField(),
+        'rpc_version': fields.StringField(),
+        'data_host': fields.StringField(),
+        'data_port': fields.IntegerField(),
+        'pools': fields.ListOfObjectsField('PoolDescription'),
+        'carriers': fields.ListOfStringsField(default=[]),
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.obj_set_defaults('carriers')
+
+    def as_pools(self) -> tuple[contract.Pool, ...]:
+        return tuple(pool.as_pool() for pool in self.pools)

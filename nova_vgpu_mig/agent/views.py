@@ -1,0 +1,241 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What an agent answers without changing anything."""
+
+from collections.abc import Iterable
+import dataclasses
+import importlib.metadata
+import logging
+import statistics
+from typing import Any
+
+from nova_vgpu_mig.agent import errors
+from nova_vgpu_mig.agent import node as node_
+from nova_vgpu_mig.agent import objects
+from nova_vgpu_mig.agent import rpcapi
+from nova_vgpu_mig.agent import translation
+from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.migration import journal
+from nova_vgpu_mig.migration import limits
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.planning import downtime
+from nova_vgpu_mig.planning import estimate
+
+LOG = logging.getLogger(__name__)
+
+ASSUMED_BANDWIDTH = 1.0e9
+"""Bytes a second, until a move of this host has measured it: 10 GbE."""
+
+REMEMBERED = 50
+"""Moves of this host, at most, that a plan learns from."""
+
+RECENT = 5
+"""Completed moves whose median is believed, so that one that met a slow disk
+does not refuse those after it."""
+
+WATCH_SECONDS = 0.5
+"""How long a plan watches what the VF dirties; some frames of a guest."""
+
+
+def without(pools: Iterable[contract.Pool],
+            reserved: frozenset[str]) -> tuple[contract.Pool, ...]:
+    """Return the pools with VFs that are `reserved` marked as not free."""
+    return tuple(
+        dataclasses.replace(pool, vfs=tuple(
+            dataclasses.replace(vf, free=False)
+            if vf.address in reserved else vf for vf in pool.vfs))
+        for pool in pools)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Experience:
+    """What earlier moves of this source have measured."""
+
+    bandwidth: float = ASSUMED_BANDWIDTH
+    costs: downtime.FixedCosts = dataclasses.field(
+        default_factory=downtime.FixedCosts)
+    dirty_bytes_per_second: float | None = None
+    """Of the same VM, in its last move."""
+
+    moves: int = 0
+    """How many completed moves have measured it; 0: assumed."""
+
+    @classmethod
+    def of(cls, records: Iterable[dict[str, Any]],
+           instance_uuid: str) -> 'Experience':
+        """Pure. :param records: MigrationRecord.as_dict(), newest first."""
+        rates: list[float] = []
+        parts: list[dict[str, float]] = []
+        dirty = None
+        for values in records:
+            rounds = [r for r in values['rounds'] if not r['stop_copy']]
+            if (dirty is None and rounds
+                    and values['instance_uuid'] == instance_uuid):
+                dirty = rounds[-1]['dirty_bytes_per_second']
+            if (values['outcome'] != phases.Outcome.COMPLETED
+                    or len(parts) == RECENT):
+                continue
+            seconds = sum(r['sending_seconds'] for r in rounds)
+            sent = sum(r['frame_buffer_bytes'] + r['stream_bytes']
+                       for r in rounds)
+            if seconds > 0 and sent:
+                parts.append(values['downtime_parts'])
+                rates.append(sent / seconds)
+        if not parts:
+            return cls(dirty_bytes_per_second=dirty)
+        costs = downtime.FixedCosts.from_parts({
+            name: statistics.median(p[name] for p in parts if name in p)
+            for name in set().union(*parts)})
+        return cls(statistics.median(rates), costs, dirty, len(parts))
+
+    def __str__(self) -> str:
+        """Where bandwidth and fixed costs come from, for the reason."""
+        origin = (f'the median of the last {self.moves} completed moves '
+                  'from this host' if self.moves else
+                  'assumed, as no move from this host has measured them')
+        return (f'{self.bandwidth / 1e6:.0f} MB/s and fixed costs of '
+                f'{self.costs.total * 1000:.0f} ms are {origin}')
+
+
+def fits(workload: estimate.Workload, limit: limits.Limits,
+         known: Experience, made: estimate.Plan) -> bool | None:
+    """Tell whether a move may be refused before it begins. Pure.
+
+    :returns: as made.converges, but None where only the fixed costs stand
+        against it: those are of other moves, and if they refused every next
+        one, none would ever measure that they have become less.
+    """
+    if made.converges is not False:
+        return made.converges
+    free = downtime.FixedCosts(*[0.0] * len(
+        dataclasses.fields(downtime.FixedCosts)))
+    bare = estimate.plan(workload, bandwidth=known.bandwidth,
+                         limit_seconds=limit.downtime_seconds, costs=free,
+                         max_rounds=limit.max_rounds)
+    return None if bare.converges else False
+
+
+class Views:
+    """Reading calls; every one raises errors.AgentError only."""
+
+    def __init__(self, node: node_.Node) -> None:
+        self._node = node
+        self.host = node.host
+
+    @translation.translated
+    def describe(self) -> objects.HostDescription:
+        node = self._node
+        return objects.HostDescription(
+            host=node.host,
+            version=importlib.metadata.version('nova-vgpu-mig'),
+            rpc_version=rpcapi.VERSION,
+            data_host=node.server.address[0],
+            data_port=node.server.address[1],
+            pools=[objects.PoolDescription.from_pool(pool)
+                   for pool in without(node.driver.pools(),
+                                      node.journal.reserved())],
+            carriers=([] if node.vmm is None
+                      else [objects.CARRIER_AGENT]))
+
+    @translation.translated
+    def plan(self, instance_uuid: str, vf_address: str,
+             limit_ms: int | None) -> dict[str, Any]:
+        """As AgentAPI.plan(). `fits` is None when it can't be known."""
+        node = self._node
+        pool, vf = node.locate(vf_address)
+        used = (vf.used_bytes if vf.used_bytes is not None
+                else pool.identity.frame_buffer_mib * 2 ** 20)
+        limit = limits.Limits.from_conf(
+            node.conf, None if limit_ms is None else limit_ms / 1000)
+        known = self.experience(instance_uuid)
+        workload = estimate.Workload(
+            used, self._dirty_rate(vf_address, known))
+        made = estimate.plan(
+            workload, bandwidth=known.bandwidth,
+            limit_seconds=limit.downtime_seconds, costs=known.costs,
+            max_rounds=limit.max_rounds)
+        standing = (made.worst_downtime_seconds
+                    if made.downtime_seconds is None
+                    else made.downtime_seconds)
+        return {
+            **made.as_dict(),
+            'bytes': used if made.total_bytes is None else made.total_bytes,
+            'seconds': (used / known.bandwidth
+                        if made.total_seconds is None
+                        else made.total_seconds),
+            'downtime_ms': standing * 1000,
+            'limit_ms': limit.downtime_seconds * 1000,
+            'fits': fits(workload, limit, known, made),
+            'reason': f'{made.reason} ({known})',
+        }
+
+    def experience(self, instance_uuid: str) -> Experience:
+        """What this host's last moves tell about the next of a VM."""
+        return Experience.of(
+            (entry.record for entry in self._node.journal.entries(
+                role=phases.Role.SOURCE, limit=REMEMBERED)), instance_uuid)
+
+    def _dirty_rate(self, address: str, known: Experience) -> float | None:
+        """Bytes a second now, else of the last move, None if unknown."""
+        try:
+            rate = self._node.driver.dirty_rate(address, WATCH_SECONDS)
+        except contract.DeviceError as exc:
+            # Another plan watches it now; that is no reason to refuse one.
+            LOG.info('Dirty rate of VF %s: %s', address, exc)
+            rate = None
+        return known.dirty_bytes_per_second if rate is None else rate
+
+    def entry(self, migration_uuid: str | None, instance_uuid: str | None,
+              role: phases.Role | None) -> journal.Entry:
+        """Return an entry; by instance the one under way, else the newest.
+
+        :raises errors.MigrationNotFound: there is none.
+        """
+        entry = self._node.journal.newest(
+            migration_uuid=migration_uuid, instance_uuid=instance_uuid,
+            role=role)
+        if entry is not None:
+            return entry
+        raise errors.MigrationNotFound(
+            f'agent of {self.host}: the journal knows no migration '
+            f'{migration_uuid or "of instance " + str(instance_uuid)}'
+            + (f' as {role}' if role else '')
+            + '; "nova-vgpu-mig list" shows those it knows')
+
+    def values(self, entry: journal.Entry) -> dict[str, Any]:
+        """Return the record: the live one, else the journal's."""
+        run = self._node.moves.get(entry.migration_uuid, entry.role)
+        return entry.record if run is None else run.record.as_dict()
+
+    @translation.translated
+    def get(self, migration_uuid: str | None = None,
+            instance_uuid: str | None = None,
+            role: str | None = None) -> dict[str, Any]:
+        if migration_uuid is None and instance_uuid is None:
+            raise errors.BadRequest(
+                f'agent of {self.host}: get needs a migration or an instance')
+        return self.values(self.entry(
+            migration_uuid, instance_uuid,
+            None if role is None else phases.Role(role)))
+
+    @translation.translated
+    def records(self) -> list[dict[str, Any]]:
+        return [{'record': self.values(entry), 'state': str(entry.state),
+                 'settled': entry.settled, 'deadline': entry.deadline,
+                 'changed_at': entry.changed_at}
+                for entry in self._node.journal.entries()]
+
+    @translation.translated
+    def ownership(self, migration_uuid: str) -> str:
+        return str(self._node.journal.get(
+            migration_uuid, phases.Role.SOURCE).state)

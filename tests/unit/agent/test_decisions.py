@@ -1,0 +1,117 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What an agent concludes from its journal and pools, without I/O."""
+
+import unittest
+
+from nova_vgpu_mig.agent import steps
+from nova_vgpu_mig.agent import views
+from nova_vgpu_mig.compatibility import identity
+from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.migration import journal
+from nova_vgpu_mig.migration import limits
+from nova_vgpu_mig.migration import ownership
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.planning import downtime
+from nova_vgpu_mig.planning import estimate
+
+State = ownership.State
+
+
+def entry(state: State, outcome: str | None, changed_at: float = 0.0
+          ) -> journal.Entry:
+    return journal.Entry('m', phases.Role.SOURCE, state, 'i', 'vf', 'peer',
+                         None, False, changed_at, {'outcome': outcome})
+
+
+def record(instance: str, seconds: float, sent: int,
+           parts: dict[str, float], rate: float,
+           outcome: str = 'completed') -> dict[str, object]:
+    return {'instance_uuid': instance, 'outcome': outcome,
+            'downtime_parts': parts, 'rounds': [
+        {'stop_copy': False, 'seconds': seconds, 'frame_buffer_bytes': sent,
+         'sending_seconds': seconds, 'stream_bytes': 0, 'memory_bytes': 0,
+         'dirty_bytes_per_second': rate}]}
+
+
+class TestForgotten(unittest.TestCase):
+
+    def test_only_completed_and_only_after_a_while(self) -> None:
+        for state in State:
+            for outcome in (None, 'completed', 'failed'):
+                one = entry(state, outcome)
+                late = steps.forgotten([one], 11.0, 10.0)
+                due = (outcome == 'completed'
+                       and state in (State.GIVEN_UP, State.OWNED))
+                self.assertEqual([one] if due else [], late)
+                self.assertEqual([], steps.forgotten([one], 9.0, 10.0))
+
+
+class TestExperience(unittest.TestCase):
+
+    def test_nothing_yet(self) -> None:
+        self.assertEqual(views.Experience(), views.Experience.of([], 'i'))
+
+    def test_the_median_counts_and_dirt_is_the_vms_own(self) -> None:
+        slow = record('other', 9.0, 9, {'drain': 0.01, 'run': 31.0}, 7.0)
+        usual = record('i', 1.0, 500, {'drain': 0.25, 'run': 0.1}, 3.0)
+        known = views.Experience.of([slow, usual, usual], 'i')
+        self.assertEqual(500.0, known.bandwidth)
+        self.assertEqual((0.25, 0.1), (known.costs.drain, known.costs.run))
+        self.assertEqual((3.0, 3), (known.dirty_bytes_per_second,
+                                    known.moves))
+
+    def test_only_the_last_completed_moves_count(self) -> None:
+        failed = record('x', 1.0, 10, {'drain': 9.0}, 0.0, 'failed')
+        new = record('x', 1.0, 500, {'drain': 0.2}, 0.0)
+        old = record('x', 1.0, 10, {'drain': 9.0}, 0.0)
+        known = views.Experience.of(
+            [failed] * 9 + [new] * views.RECENT + [old] * 20, 'i')
+        self.assertEqual((500.0, 0.2), (known.bandwidth, known.costs.drain))
+
+    def test_a_move_that_failed_early_teaches_nothing(self) -> None:
+        known = views.Experience.of([record('i', 0.0, 0, {}, 0.0)], 'other')
+        self.assertEqual(views.Experience(), known)
+
+
+class TestFits(unittest.TestCase):
+
+    def fits(self, rate: float, **costs: float) -> bool | None:
+        limit = limits.Limits(downtime_seconds=0.5)
+        known = views.Experience(costs=downtime.FixedCosts(**costs))
+        workload = estimate.Workload(2 ** 30, rate)
+        return views.fits(workload, limit, known, estimate.plan(
+            workload, bandwidth=known.bandwidth, limit_seconds=0.5,
+            costs=known.costs))
+
+    def test_costs_alone_refuse_nothing(self) -> None:
+        self.assertIs(True, self.fits(0.0))
+        self.assertIsNone(self.fits(0.0, run=31.0))
+
+    def test_bytes_do(self) -> None:
+        self.assertIs(False, self.fits(9e9))
+        self.assertIs(False, self.fits(9e9, run=31.0))
+
+    def test_says_what_is_assumed(self) -> None:
+        self.assertIn('assumed', str(views.Experience()))
+        self.assertIn('last 3', str(views.Experience(moves=3)))
+
+
+class TestWithout(unittest.TestCase):
+
+    def test_reserved_is_not_free(self) -> None:
+        pool = contract.Pool(
+            'pf', identity.VFIdentity('1002', '74b5', 512, 2),
+            (contract.VF('a', 0, True), contract.VF('b', 1, True)))
+        (marked,) = views.without([pool], frozenset('b'))
+        self.assertEqual([True, False], [vf.free for vf in marked.vfs])
