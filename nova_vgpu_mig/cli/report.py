@@ -1,0 +1,135 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""One move as an operator reads it: lines of a name and a text.
+
+For a table only. JSON and the like keep the record as the agents sent it, so
+that a program gets numbers and no sentences. Pure.
+"""
+
+import datetime
+import json
+from typing import Any
+
+MEANING = {
+    'ACTIVE': 'the VF is this host\'s; a move is under way',
+    'GIVEN_UP': 'the VF belongs to the destination and never runs here again',
+    'RETURNED': 'the move failed; the VF runs on here',
+    'RESERVED': 'the VF is kept for the move until its deadline',
+    'LOADING': 'state is coming in',
+    'PREPARED': 'verified and complete; it waits, paused, for the word of '
+                'the source\'s journal',
+    'OWNED': 'the VF belongs to this host and is run here',
+    'DROPPED': 'what had come was thrown away',
+    'FINISHED': 'nothing is left to do',
+}
+
+Line = tuple[str, str]
+
+
+def mib(count: float) -> str:
+    return f'{count / 2 ** 20:,.1f} MiB'
+
+
+def ms(seconds: float | None) -> str:
+    return '' if seconds is None else f'{seconds * 1000:,.1f} ms'
+
+
+def clock(epoch: float) -> str:
+    """UTC, as the agents' logs can be set to."""
+    moment = datetime.datetime.fromtimestamp(epoch, datetime.UTC)
+    return moment.strftime('%Y-%m-%d %H:%M:%S.%f')[:-3] + ' UTC'
+
+
+def lines(host: str, entry: dict[str, Any]) -> list[Line]:
+    """Return all of a move's side; what is not known is left out.
+
+    :param entry: one of AgentAPI.records().
+    """
+    record = entry['record']
+    state = entry['state']
+    made = [
+        ('Migration', record['migration_uuid']),
+        ('Instance', record['instance_uuid']),
+        ('Request', record['request_id'] or ''),
+        ('Seen from', f'{host} ({record["role"]})'),
+        ('Source', f'{record["source_host"]}, VF {record["source_vf"]}'),
+        ('Destination',
+         f'{record["destination_host"]}, VF {record["destination_vf"]}'),
+        ('Phase', record['phase']),
+        ('Journal', f'{state}: {MEANING.get(state, "unknown here")}'),
+        ('Outcome', record['outcome'] or ''),
+        ('Reason', record['reason']),
+        ('Copied by', record['level']),
+        ('Sent', f'{mib(record["transferred_bytes"])} of '
+         f'{mib(record["total_bytes"])}, {mib(record["remaining_bytes"])} '
+         f'left'),
+        *_downtime(record),
+        *_plan(record['plan']),
+        *(_round(values) for values in record['rounds']),
+        *_phases(record['phase_times']),
+    ]
+    return [line for line in made if line[1]]
+
+
+def _downtime(record: dict[str, Any]) -> list[Line]:
+    return [
+        ('Downtime limit', ms(record['limit_seconds'])),
+        ('Downtime predicted', ms(record['predicted_downtime_seconds'])),
+        ('Downtime measured', ms(record['downtime_seconds'])),
+        *((f'- {part}', ms(seconds))
+          for part, seconds in record['downtime_parts'].items()),
+        ('First GPU command after', ms(record['first_fence_seconds'])),
+    ]
+
+
+def _plan(plan: dict[str, Any]) -> list[Line]:
+    """The plan has no fixed form between releases: names as they came."""
+    return [(f'Plan: {name.replace("_", " ")}', _value(name, value))
+            for name, value in plan.items() if value not in (None, '', {})]
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, int | float):
+        if name.endswith('bytes_per_second'):
+            return f'{mib(value)}/s'
+        if name.endswith('bytes'):
+            return mib(value)
+        return f'{value:,.3f}'.rstrip('0').rstrip('.')
+    if isinstance(value, dict):
+        return ', '.join(f'{key} {_value(name, inner)}'
+                         for key, inner in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _round(values: dict[str, Any]) -> Line:
+    name = ('Stop-copy' if values['stop_copy']
+            else f'Round {values["number"]}')
+    parts = [f'{mib(values[key])} {what}' for key, what in (
+        ('frame_buffer_bytes', 'frame buffer'), ('zero_bytes', 'zeros'),
+        ('memory_bytes', 'guest RAM'), ('stream_bytes', 'stream'))
+        if values[key]]
+    text = f'{", ".join(parts) or "nothing"} in {ms(values["seconds"])}'
+    if values['dirty_bytes_per_second']:
+        text += f', dirtied {mib(values["dirty_bytes_per_second"])}/s'
+    return name, text
+
+
+def _phases(times: dict[str, float]) -> list[Line]:
+    if not times:
+        return []
+    first = min(times.values())
+    return [(f'Phase {phase}', clock(begun) if begun == first else
+             f'{clock(begun)}, after {begun - first:.3f} s')
+            for phase, begun in sorted(times.items(), key=lambda t: t[1])]

@@ -1,0 +1,118 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What an operator reads, from values."""
+
+import unittest
+
+from nova_vgpu_mig.agent import objects
+from nova_vgpu_mig.cli import ask
+from nova_vgpu_mig.cli import hosts
+from nova_vgpu_mig.cli import moves
+from nova_vgpu_mig.cli import report
+from nova_vgpu_mig.cli import watch
+from nova_vgpu_mig.migration import ownership
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record
+
+
+def made(**changes: object) -> record.MigrationRecord:
+    values = {
+        'migration_uuid': 'm', 'instance_uuid': 'i',
+        'role': phases.Role.SOURCE, 'source_host': 's',
+        'destination_host': 'd', 'source_vf': 'v1', 'destination_vf': 'v2'}
+    return record.MigrationRecord(**(values | changes))  # type: ignore
+
+
+def entry(changed_at: float = 0, **changes: object) -> dict[str, object]:
+    return {'record': made(**changes).as_dict(), 'state': 'ACTIVE',
+            'settled': False, 'changed_at': changed_at}
+
+
+class TestOutput(unittest.TestCase):
+
+    def test_row_names_the_own_vf_and_the_peer(self) -> None:
+        self.assertEqual(('m', 'i', 'source', 's', 'd', 'v1'),
+                         moves.row('s', entry())[:6])
+        self.assertEqual(
+            ('m', 'i', 'destination', 'd', 's', 'v2'),
+            moves.row('d', entry(role=phases.Role.DESTINATION))[:6])
+
+    def test_every_state_has_a_meaning(self) -> None:
+        self.assertEqual({str(s) for s in ownership.State},
+                         set(report.MEANING))
+
+    def test_instance_means_its_newest_move(self) -> None:
+        old = ('s', entry(1, migration_uuid='old'))
+        new = ('s', entry(2, migration_uuid='new'))
+        self.assertEqual([new], ask.of_migration([old, new], 'i'))
+        self.assertEqual([old], ask.of_migration([old, new], 'old'))
+        self.assertEqual([], ask.of_migration([old, new], 'other'))
+
+    def test_host_without_a_gpu(self) -> None:
+        found = objects.HostDescription(
+            host='h', version='1.2', rpc_version='1.0', data_host='d',
+            data_port=1, pools=[])
+        self.assertEqual([('h', '1.2', '1.0', 'd:1', 'none', '', 0, 0)],
+                         hosts.rows(found))
+
+    def test_report_of_a_move_that_has_just_begun(self) -> None:
+        found = dict(report.lines('s', entry()))
+        self.assertEqual('s (source)', found['Seen from'])
+        self.assertNotIn('Outcome', found)
+        self.assertNotIn('Downtime measured', found)
+
+    def test_report_has_units_and_no_reprs(self) -> None:
+        found = dict(report.lines('s', entry(
+            downtime_seconds=0.1234, downtime_parts={'vcpus': 0.02},
+            plan={'total_bytes': 3 * 2 ** 20, 'converges': True,
+                  'bandwidth_bytes_per_second': 2.0 ** 30,
+                  'downtime_parts': {'state': 0.5}, 'rounds': None},
+            phase_times={'run': 1700000001.5, 'claimed': 1700000000.0},
+            rounds=[record.Round(number=1, frame_buffer_bytes=2 ** 21,
+                                 seconds=0.25),
+                    record.Round(number=2, stop_copy=True)])))
+        self.assertEqual('123.4 ms', found['Downtime measured'])
+        self.assertEqual('20.0 ms', found['- vcpus'])
+        self.assertEqual('3.0 MiB', found['Plan: total bytes'])
+        self.assertEqual('1,024.0 MiB/s',
+                         found['Plan: bandwidth bytes per second'])
+        self.assertEqual('yes', found['Plan: converges'])
+        self.assertEqual('state 0.5', found['Plan: downtime parts'])
+        self.assertEqual('2.0 MiB frame buffer in 250.0 ms',
+                         found['Round 1'])
+        self.assertIn('Stop-copy', found)
+        self.assertEqual('2023-11-14 22:13:20.000 UTC',
+                         found['Phase claimed'])
+        self.assertEqual('2023-11-14 22:13:21.500 UTC, after 1.500 s',
+                         found['Phase run'])
+        for text in found.values():
+            self.assertNotRegex(text, r'[{\[]|None|True')
+
+    def test_line_before_anything_is_known(self) -> None:
+        self.assertIn('claimed', watch.line(made()))
+        self.assertIn('.' * watch.BAR, watch.line(made()))
+
+    def test_line_half_way(self) -> None:
+        text = watch.line(made(
+            phase=phases.Phase.PRECOPY, transferred_bytes=2 ** 20,
+            remaining_bytes=2 ** 20, limit_seconds=0.5,
+            predicted_downtime_seconds=0.12))
+        self.assertIn('#' * (watch.BAR // 2) + '.', text)
+        self.assertIn('120 of 500 ms', text)
+
+    def test_line_at_the_end(self) -> None:
+        text = watch.line(made(
+            phase=phases.Phase.COMPLETED, downtime_seconds=0.1,
+            outcome=phases.Outcome.COMPLETED))
+        self.assertIn('#' * watch.BAR, text)
+        self.assertIn('measured 100 ms', text)
