@@ -1,0 +1,387 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the demo does, in order, and what it promises.
+
+It drives Nova as an operator would, through the HTTP API, and looks behind
+Nova only to show and to compare. Every promise becomes a check of the
+report; the exit status is theirs.
+"""
+
+import dataclasses
+import importlib.metadata
+import threading
+import time
+
+from nova_vgpu_mig.compatibility import verdict
+from nova_vgpu_mig.demo import cloud as cloud_
+from nova_vgpu_mig.demo import compute as compute_
+from nova_vgpu_mig.demo import display as display_
+from nova_vgpu_mig.demo import failure
+from nova_vgpu_mig.demo import options as options_
+from nova_vgpu_mig.demo import report as report_
+from nova_vgpu_mig.demo import slices
+from nova_vgpu_mig.demo import vm as vm_
+from nova_vgpu_mig.gpu.software import abi
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record as migration_record
+from nova_vgpu_mig.vmm.standin import comparison
+
+SOURCE, GOOD, OLD = 'compute1', 'compute2', 'compute3'
+ENGINES = {'render': abi.Engine.GFX, 'compute': abi.Engine.COMPUTE,
+           'video': abi.Engine.VCN}
+"""The engine that a workload keeps busy."""
+
+GUEST_MIB = 64
+FILL_PERCENT = 60
+"""Of the frame buffer that holds data before the workload begins."""
+
+SAMPLE_SECONDS = 1.0
+LAST_FRAMES = 5
+
+
+class Story:
+    """One run of the demo."""
+
+    def __init__(self, options: options_.Options,
+                 display: display_.Display) -> None:
+        self.options = options
+        self.display = display
+        self.report = report_.Report(
+            options=dataclasses.asdict(options)
+            | {'json': str(options.json or '')},
+            versions={name: importlib.metadata.version(package)
+                      for name, package in (
+                          ('nova', 'nova'),
+                          ('placement', 'openstack-placement'))})
+        self._record: migration_record.MigrationRecord | None = None
+        self._during: list[slices.Sample] = []
+        self._in_precopy = threading.Event()
+        self._go_on = threading.Event()
+
+    @property
+    def stays(self) -> bool:
+        """Whether the VM has to be at the source in the end."""
+        options = self.options
+        return (options.only_incompatible or options.abort
+                or options.fail not in (None, phases.Phase.COMMIT))
+
+    def plan(self) -> compute_.Plan:
+        old = (GOOD, OLD) if self.options.only_incompatible else (OLD,)
+        return compute_.Plan(
+            hosts=(SOURCE, GOOD, OLD), old_hosts=old,
+            frame_buffer_mib=self.options.frame_buffer_mib,
+            memory_mib=GUEST_MIB)
+
+    def run(self) -> report_.Report:
+        """Tell it; the cloud is gone when this returns."""
+        self.display.what_is_real(self.report.versions)
+        with cloud_.Cloud(self.plan()) as cloud:
+            self._cloud = cloud
+            cloud.observers.append(self._observe)
+            self.display.step(f'cloud is up: {SOURCE}, {GOOD}, {OLD}')
+            self._boot()
+            self._foresee()
+            samples = self._move()
+            self._tell(samples)
+            self._compare()
+            self._look_around()
+        return self.report
+
+    # Before
+
+    def _boot(self) -> None:
+        cloud, options = self._cloud, self.options
+        # The neighbour comes first, so that the VM's VF has another index
+        # at the destination.
+        self.neighbour = self._vm('neighbour', GOOD)
+        self.mover = self._vm('mover', SOURCE)
+        self.twin = self._vm('twin', SOURCE)
+        for vm in (self.mover, self.twin):
+            vm.guest('workload', name=options.workload, seed=options.seed,
+                     fill_percent=FILL_PERCENT)
+        self.neighbour.guest('workload', name='video', seed=options.seed + 1)
+        for vm in (self.mover, self.twin):
+            vm.guest('wait', frame=0 if options.workload == 'idle' else 3)
+        self.display.step(
+            f'{options.workload} runs on {self.mover.vf} ("mover") and, the '
+            f'same from the same seed, on {self.twin.vf} ("twin"), which '
+            'stays')
+        self._source_vf = self.mover.vf
+        self._started = cloud.server(self.mover.server_id)
+
+    def _vm(self, name: str, host: str) -> vm_.VM:
+        server = self._cloud.boot(name, host,
+                                  max_downtime_ms=self.options.limit_ms)
+        made = vm_.VM(name, server['id'], self._cloud.computes[host],
+                      self._cloud.vf_of(server['id']))
+        made.guest('wait', phase='ready')
+        self.display.step(f'{name}: ACTIVE on {host} with VF {made.vf}')
+        return made
+
+    def _foresee(self) -> None:
+        """Show verdicts and plan, from what the agents publish."""
+        cloud = self._cloud
+        pools = {host: cloud.agents.describe(cloud.context, host).pools
+                 for host in cloud.computes}
+        source = pools[SOURCE][0].identity.as_identity()
+        rows = []
+        for host in (GOOD, OLD):
+            for pool in pools[host]:
+                judged = verdict.judge(
+                    source, pool.identity.as_identity(),
+                    free_vfs=sum(vf.free for vf in pool.vfs))
+                rows.append((host, pool.pf_address, judged))
+                self.report.verdicts.append(
+                    {'host': host, 'pf': pool.pf_address}
+                    | judged.as_dict())
+        self.display.verdicts(rows)
+        self.report.plan = cloud.agents.plan(
+            cloud.context, SOURCE, self.mover.server_id, self.mover.vf,
+            self.options.limit_ms)
+        self.display.plan(self.report.plan)
+
+    # The move
+
+    def _observe(self, host: str,
+                 record: migration_record.MigrationRecord) -> None:
+        if record.role is not phases.Role.SOURCE:
+            return
+        if record.phase is phases.Phase.PRECOPY and not self._during:
+            self._during.append(self._take())
+        if record.phase.terminal:
+            self._during.append(self._take())
+        if record.phase is phases.Phase.COMPLETED:
+            self._note_in_flight()
+        self._record = record
+        if (record.phase is phases.Phase.PRECOPY and record.rounds
+                and self.options.abort):
+            # An abort by hand takes longer than a pre-copy does here.
+            self._in_precopy.set()
+            self._go_on.wait(vm_.PATIENCE)
+
+    def _take(self) -> slices.Sample:
+        return slices.take([self._cloud.computes[host]
+                            for host in (SOURCE, GOOD)])
+
+    def _note_in_flight(self) -> None:
+        """Look at the VF that was given up, before it is scrubbed."""
+        engines = self._cloud.computes[SOURCE].gim.call(
+            'vf_state', vf=self._source_vf)['engines']
+        self.report.in_flight = {
+            name: engine['in_flight'] for name, engine in engines.items()
+            if engine['in_flight']}
+
+    def _move(self) -> list[slices.Sample]:
+        cloud, options = self._cloud, self.options
+        samples = [self._take()]
+        time.sleep(SAMPLE_SECONDS)
+        if options.fail is not None:
+            due = cloud.fail_in(options.fail)
+            self._say_failure(due)
+        samples.append(self._take())
+        self.display.step('openstack server migrate --live-migration mover')
+        cloud.live_migrate(self.mover.server_id)
+        waiting = threading.Thread(target=self._wait, daemon=True)
+        waiting.start()
+        if options.abort and self._in_precopy.wait(vm_.PATIENCE):
+            self._abort()
+        while waiting.is_alive():
+            if self._record is not None:
+                self.display.moving(self._record)
+            waiting.join(0.05)
+        if self._record is not None:
+            self.display.moving(self._record)
+        self.display.stopped()
+        samples.append(self._take())
+        if self.report.migration is None:
+            raise compute_.CloudError('the migration has no end')
+        cloud.heal()
+        before, started, ended = samples
+        if len(self._during) == 2:
+            # The agents' part of it, without Nova's own steps.
+            started, ended = self._during
+        resumed = self._take()
+        time.sleep(SAMPLE_SECONDS)
+        return [before, samples[1], started, ended, resumed, self._take()]
+
+    def _say_failure(self, due: failure.Failure) -> None:
+        self.display.step(f'[yellow]injected: {due.what}[/yellow]')
+
+    def _abort(self) -> None:
+        cloud, server = self._cloud, self.mover.server_id
+        self.display.step('openstack server migration abort mover ...')
+        cloud.abort(server)
+        cloud.wait_event(server, 'live_migration_cancel',
+                         'compute_live_migration_abort')
+        self._go_on.set()
+
+    def _wait(self) -> None:
+        self.report.migration = self._cloud.wait_migrated(
+            self.mover.server_id, vm_.PATIENCE)
+
+    # After
+
+    def _tell(self, samples: list[slices.Sample]) -> None:
+        cloud, report, display = self._cloud, self.report, self.display
+        assert report.migration is not None
+        server = cloud.server(self.mover.server_id)
+        host = cloud.host_of(self.mover.server_id)
+        display.step(f'Nova: migration {report.migration["status"]}; mover '
+                     f'is {server["status"]} on {host}')
+        report.refusals = cloud.refusals(self.mover.server_id)
+        for text in report.refusals:
+            display.step(f'[yellow]reason: {text}[/yellow]')
+        if self._record is not None:
+            report.record = self._record.as_dict()
+            if self._record.reason:
+                display.step(f'agent: {self._record.outcome}: '
+                             f'{self._record.reason}')
+            for name, command in (report.in_flight or {}).items():
+                display.step(
+                    f'preempted inside: {name} #{command["number"]}, '
+                    f'{command["done"]} of {command["total"]} work units')
+            display.rounds(self._record)
+            if self._record.downtime_parts:
+                display.downtime(self._record)
+        self._tell_slices(samples)
+        self.mover.compute = cloud.computes[host]
+        self.mover.vf = cloud.vf_of(self.mover.server_id)
+
+    def _tell_slices(self, samples: list[slices.Sample]) -> None:
+        rows = []
+        for vm, host in ((self.twin, SOURCE), (self.neighbour, GOOD)):
+            # Before, during and after; what lies between them is Nova's.
+            rates = slices.rates(samples, host, vm.vf)[::2]
+            rows.append((vm.vf, f'{vm.name} on {host}',
+                         [round(rate) for rate in rates]))
+            self.report.slices.append({
+                'vf': vm.vf, 'of': vm.name, 'host': host,
+                'before': rates[0], 'during': rates[1], 'after': rates[2]})
+        self.display.slices(rows)
+
+    def _compare(self) -> None:
+        both = (self.mover, self.twin)
+        engine = ENGINES.get(self.options.workload)
+        if engine is not None:
+            vm_.hold(both, engine)
+            vm_.rest(both)
+            self._compare_now('In the middle of a command')
+            for vm in both:
+                vm.release()
+            last = LAST_FRAMES + max(
+                vm.status()['frames_submitted'] for vm in both)
+            for vm in both:
+                vm.guest('finish_workload', frame=last)
+            for vm in both:
+                vm.guest('wait', phase='ready')
+        vm_.rest(both)
+        self._compare_now('At the end of the workload')
+        for vm in both:
+            vm.guest('run')
+
+    def _compare_now(self, title: str) -> None:
+        rows = comparison.compare(self.mover.snapshot(),
+                                  self.twin.snapshot())
+        self.report.comparisons[title] = rows
+        self.display.comparison(
+            title, ((row.what, row.moved, row.stayed, row.equal)
+                    for row in rows))
+        self.report.check(
+            f'{title[0].lower()}{title[1:]} the mover equals its twin',
+            all(row.equal for row in rows),
+            ', '.join(row.what for row in rows if not row.equal)
+            or f'{len(rows)} aspects equal')
+
+    def _look_around(self) -> None:
+        """Check what was promised beside the comparison."""
+        cloud, report, mover = self._cloud, self.report, self.mover
+        server = cloud.server(mover.server_id)
+        host = mover.compute.host
+        report.check('the VM is ACTIVE', server['status'] == 'ACTIVE',
+                     server['status'])
+        wanted = SOURCE if self.stays else GOOD
+        report.check(f'it runs on {wanted}', host == wanted, host)
+        assert report.migration is not None
+        self._check_outcome(str(report.migration['status']))
+        status = mover.status()
+        report.check('no GPU job timed out in the guest (TDR)',
+                     status['tdr_events'] == 0, status['tdr_events'])
+        least = min(row['during'] for row in report.slices
+                    if row['before'])
+        report.check('the other VFs with work were served during the move',
+                     least > 0, f'at least {least:.0f} slices a second')
+        self._check_reservations()
+        for check in (report.checks,):
+            self.display.checks((c.promise, c.held, c.seen) for c in check)
+
+    def _check_outcome(self, status: str) -> None:
+        report, options = self.report, self.options
+        if options.only_incompatible:
+            report.check('Nova found no host, and moved nothing',
+                         status == 'error', status)
+            texts = ' '.join(report.refusals)
+            report.check("the server's events name each host's reason",
+                         all(f'{host}: firmware' in texts
+                             for host in (GOOD, OLD)), texts)
+            return
+        wanted = ('cancelled' if options.abort
+                  else 'failed' if self.stays else 'completed')
+        report.check(f'Nova calls the migration {wanted}',
+                     status == wanted, status)
+        if self.stays:
+            self._check_reason()
+            return
+        indices = [compute.vfs()[vf] for compute, vf in (
+            (self._cloud.computes[SOURCE], self._source_vf),
+            (self.mover.compute, self.mover.vf))]
+        report.check('the VF has another index at the destination',
+                     indices[0] != indices[1],
+                     f'{indices[0]} -> {indices[1]}')
+        assert self._record is not None
+        took = self._record.downtime_seconds or 0.0
+        if options.fail is not None:
+            self.display.step(
+                f'[yellow]the failed first run cost downtime: '
+                f'{took * 1000:.0f} ms, limit {options.limit_ms} ms'
+                '[/yellow]')
+        else:
+            report.check(
+                f'downtime within the limit of {options.limit_ms} ms',
+                0 < took * 1000 <= options.limit_ms,
+                f'{took * 1000:.0f} ms')
+
+    def _check_reason(self) -> None:
+        """A failure has to be the injected one, and be said."""
+        options = self.options
+        said = (self._record.reason if self._record is not None
+                else ' '.join(self.report.refusals))
+        wanted = {phases.Phase.PREPARE: 'vanish',
+                  None: 'aborted'}.get(options.fail, f'{options.fail}:')
+        self.report.check(f'the reason is the one to expect ("{wanted}")',
+                          wanted in said, said or 'none')
+
+    def _check_reservations(self) -> None:
+        cloud = self._cloud
+        open_moves = [entry for host in cloud.computes
+                      for entry in cloud.agents.records(cloud.context, host)
+                      if not entry['settled']]
+        self.report.check('no agent holds anything for a move any more',
+                          not open_moves, f'{len(open_moves)} open')
+        holders = {vm.vf for vm in (self.mover, self.twin)
+                   if vm.compute.host == SOURCE}
+        taken = {vf.address
+                 for pool in cloud.agents.describe(
+                     cloud.context, SOURCE).pools
+                 for vf in pool.vfs if not vf.free}
+        self.report.check(f'on {SOURCE} only the VFs of its VMs are taken',
+                          taken == holders, ', '.join(sorted(taken)))
