@@ -219,6 +219,24 @@ class Cloud:
         raise compute_.CloudError(f'server {server_id}: no {event} of '
                                   f'{action} in {timeout} s')
 
+    def unsettled(self, host: str,
+                  timeout: float = 60) -> list[dict[str, Any]]:
+        """Wait until an agent has nothing left to do for any move.
+
+        What failed, such as the clearing of a VF that had gone, is tried
+        again by its housekeeping.
+
+        :returns: the moves that it still holds at the time-out, as
+            AgentAPI.records().
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            held = [entry for entry in self.agents.records(self.context, host)
+                    if not entry['settled']]
+            if not held or time.monotonic() > deadline:
+                return held
+            time.sleep(0.1)
+
     def refusals(self, server_id: str) -> list[str]:
         """Return what the events say of refused destinations."""
         return [str(event['details']) for event in self.events(server_id)

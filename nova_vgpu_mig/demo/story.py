@@ -373,8 +373,7 @@ class Story:
     def _check_reservations(self) -> None:
         cloud = self._cloud
         open_moves = [entry for host in cloud.computes
-                      for entry in cloud.agents.records(cloud.context, host)
-                      if not entry['settled']]
+                      for entry in cloud.unsettled(host)]
         self.report.check('no agent holds anything for a move any more',
                           not open_moves, f'{len(open_moves)} open')
         holders = {vm.vf for vm in (self.mover, self.twin)

@@ -118,11 +118,10 @@ class CloudTestCase(testtools.TestCase):
                 [host], self.cloud.nova.allocated_hosts(server_id))
 
     def _assert_agent_holds(self, host, count):
-        api, context = self.cloud.agents, self.cloud.context
-        open_moves = [entry for entry in api.records(context, host)
-                      if not entry['settled']]
-        self.assertEqual([], open_moves, f'moves that {host} still holds')
-        taken = [vf.address for pool in api.describe(context, host).pools
+        self.assertEqual([], self.cloud.unsettled(host, TIMEOUT),
+                         f'moves that {host} still holds')
+        taken = [vf.address for pool in self.cloud.agents.describe(
+                     self.cloud.context, host).pools
                  for vf in pool.vfs if not vf.free]
         self.assertEqual(count, len(taken), f'{host} holds {taken}')
 
