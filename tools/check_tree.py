@@ -22,8 +22,8 @@ import pathlib
 import subprocess
 import sys
 
-LAYERS = ('conf', 'unixcall', 'compatibility', 'planning', 'gpu', 'vmm',
-          'migration', 'agent', 'nova', 'cli', 'cmd', 'demo')
+LAYERS = ('conf', 'unixcall', 'plugins', 'compatibility', 'planning', 'gpu',
+          'vmm', 'migration', 'agent', 'nova', 'cli', 'cmd', 'demo')
 """From the bottom up. A package imports from those before it."""
 
 MAX_MODULE_LINES = 450

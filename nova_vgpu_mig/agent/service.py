@@ -44,7 +44,7 @@ LOG = logging.getLogger(__name__)
 
 def _vmm(conf: cfg.ConfigOpts) -> vmm_port.VMMPort | None:
     try:
-        return vmm_registry.load(conf)
+        return vmm_registry.PORTS.load(conf)
     except vmm_registry.NoVMMPort as exc:
         LOG.info('%s The agent carries no VM on this host.', exc)
         return None

@@ -82,7 +82,7 @@ def open_data_port(conf: cfg.ConfigOpts) -> server.DataServer:
 def load_driver(conf: cfg.ConfigOpts) -> contract.GPUDriver:
     """:raises CannotStart: no GPU driver fits this machine."""
     try:
-        return gpu_registry.load(conf)
+        return gpu_registry.DRIVERS.load(conf)
     except gpu_registry.NoGPUDriver as exc:
         raise CannotStart(str(exc)) from exc
 

@@ -82,7 +82,7 @@ class HostsCase(unittest.TestCase):
         conf([])
         vmm_standin.register_opts(conf)
         conf.set_override('runtime_dir', host.directory, vmm_standin.GROUP)
-        found = registry.load(conf)
+        found = registry.PORTS.load(conf)
         self.assertEqual('standin', found.name)
         return found
 
@@ -372,7 +372,7 @@ class TestRegistry(unittest.TestCase):
             conf.set_override('runtime_dir', directory + '/none',
                               vmm_standin.GROUP)
             with self.assertRaisesRegex(registry.NoVMMPort, 'runtime_dir'):
-                registry.load(conf)
+                registry.PORTS.load(conf)
 
 
 class TestLayout(unittest.TestCase):

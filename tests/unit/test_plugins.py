@@ -16,6 +16,7 @@ from oslo_config import cfg
 
 from nova_vgpu_mig.conf import software_gim
 from nova_vgpu_mig.gpu import registry
+from nova_vgpu_mig import plugins
 from tests import gpu_lab
 
 
@@ -34,27 +35,27 @@ class Driver:
 
 class BestTest(unittest.TestCase):
     def test_the_highest_mark_wins(self):
-        self.assertEqual('b', registry.best([
+        self.assertEqual('b', registry.DRIVERS.best([
             Driver('a', 1), Driver('b', 20), Driver('c', 0)]).name)
 
     def test_a_driver_that_fails_takes_no_part(self):
         broken = Driver('broken', RuntimeError('no library'))
-        with self.assertLogs(registry.LOG, 'ERROR'):
+        with self.assertLogs(plugins.LOG, 'ERROR'):
             self.assertEqual(
-                'a', registry.best([broken, Driver('a', 1)]).name)
+                'a', registry.DRIVERS.best([broken, Driver('a', 1)]).name)
 
     def test_nothing_fits(self):
         broken = Driver('broken', RuntimeError('no library'))
         with (self.assertRaises(registry.NoGPUDriver) as caught,
-              self.assertLogs(registry.LOG, 'ERROR')):
-            registry.best([broken, Driver('c', 0)])
+              self.assertLogs(plugins.LOG, 'ERROR')):
+            registry.DRIVERS.best([broken, Driver('c', 0)])
         self.assertIn('broken failed: no library', str(caught.exception))
         self.assertIn('c does not fit', str(caught.exception))
 
     def test_nothing_installed(self):
         with self.assertRaises(registry.NoGPUDriver) as caught:
-            registry.best([])
-        self.assertIn(registry.NAMESPACE, str(caught.exception))
+            registry.DRIVERS.best([])
+        self.assertIn(registry.DRIVERS.namespace, str(caught.exception))
 
 
 class LoadTest(unittest.TestCase):
@@ -70,8 +71,8 @@ class LoadTest(unittest.TestCase):
         gim = gpu_lab.GIMProcess(directory)
         self.addCleanup(gim.stop)
         self.assertEqual('software',
-                         registry.load(self.conf(directory)).name)
+                         registry.DRIVERS.load(self.conf(directory)).name)
 
     def test_no_gim_no_driver(self):
-        self.assertRaises(registry.NoGPUDriver, registry.load,
+        self.assertRaises(registry.NoGPUDriver, registry.DRIVERS.load,
                           self.conf(gpu_lab.directory(self)))
