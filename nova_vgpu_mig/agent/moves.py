@@ -243,20 +243,34 @@ class Moves:
                 (phases.Role.DESTINATION, self._destinations))
 
     @contextlib.contextmanager
-    def step(self, migration_uuid: str) -> Iterator[None]:
-        """One step of a migration at a time."""
+    def _entered(self, migration_uuid: str, *, wait: bool) -> Iterator[bool]:
         with self._mutex:
             lock, users = self._locks.get(migration_uuid,
                                           (threading.Lock(), 0))
             self._locks[migration_uuid] = lock, users + 1
+        ours = False
         try:
-            with lock:
-                yield
+            ours = lock.acquire(blocking=wait)
+            yield ours
         finally:
+            if ours:
+                lock.release()
             with self._mutex:
                 lock, users = self._locks.pop(migration_uuid)
                 if users > 1:
                     self._locks[migration_uuid] = lock, users - 1
+
+    @contextlib.contextmanager
+    def step(self, migration_uuid: str) -> Iterator[None]:
+        """One step of a migration at a time."""
+        with self._entered(migration_uuid, wait=True):
+            yield
+
+    def turn(self, migration_uuid: str
+             ) -> contextlib.AbstractContextManager[bool]:
+        """As step() if none is under way; else False, and nothing is held.
+        """
+        return self._entered(migration_uuid, wait=False)
 
     def forbid(self, migration_uuid: str) -> None:
         """Nova has given a move up that this source does not know yet.

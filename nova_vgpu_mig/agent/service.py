@@ -91,7 +91,7 @@ class Agent:
             LOG.warning('Recovery: %s', sentence)
         view = agent_views.Views(node)
         steps = agent_steps.Steps(node, view, recovery)
-        self._keep_house(node, recovery, steps)
+        self._keep_house(steps)
         self._serve(transport, manager.AgentManager(view, steps), steps)
         # First of all: a move in pre-copy needs the time to go back.
         self._closing.callback(node.moves.stop)
@@ -109,15 +109,12 @@ class Agent:
             driver=startup.load_driver(self._conf), vmm=_vmm(self._conf),
             server=port, api=api, observer=self._observer)
 
-    def _keep_house(self, node: node_.Node,
-                    recovery: recovery_.Recovery,
-                    steps: agent_steps.Steps) -> None:
+    def _keep_house(self, steps: agent_steps.Steps) -> None:
         def loop() -> None:
             while not self._down.wait(self._options.periodic_seconds):
                 try:
-                    for sentence in recovery.housekeep(node.moves):
+                    for sentence in steps.housekeep():
                         LOG.info('Housekeeping: %s', sentence)
-                    steps.finish_forgotten()
                 except Exception:
                     LOG.exception('Housekeeping failed; it goes on at the '
                                   'next time')

@@ -18,14 +18,13 @@ is the journal's table and `migration.recovery`.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterable
-import logging
 import time
 from typing import Any
 
 from oslo_context import context
 
 from nova_vgpu_mig.agent import errors
+from nova_vgpu_mig.agent import housekeeping
 from nova_vgpu_mig.agent import moves
 from nova_vgpu_mig.agent import node as node_
 from nova_vgpu_mig.agent import objects
@@ -44,8 +43,6 @@ from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.migration import recovery as recovery_
 from nova_vgpu_mig.migration import source
 from nova_vgpu_mig.vmm import port as vmm_port
-
-LOG = logging.getLogger(__name__)
 
 SOURCE = phases.Role.SOURCE
 DESTINATION = phases.Role.DESTINATION
@@ -70,21 +67,6 @@ def first_record(request: objects.VFMigrationRequest, role: phases.Role,
         phase_times={str(phases.Phase.CLAIMED): time.time()})
 
 
-def forgotten(entries: Iterable[journal_.Entry], now: float,
-              patience: float) -> list[journal_.Entry]:
-    """Return completed moves that nobody has asked to finish. Pure.
-
-    Nova's hook and its notification may both be lost; the VF would stay
-    taken for ever.
-
-    :param patience: seconds that Nova is given for its own order of things.
-    """
-    return [entry for entry in entries
-            if entry.state in (State.GIVEN_UP, State.OWNED)
-            and entry.record.get('outcome') == phases.Outcome.COMPLETED
-            and now - entry.changed_at > patience]
-
-
 class Steps:
     """Changing calls; every public one raises errors.AgentError only."""
 
@@ -96,6 +78,7 @@ class Steps:
         self._view = view
         self._recovery = recovery
         self._moves = node.moves
+        self._house = housekeeping.Housekeeping(node, recovery)
 
     def _deadline(self) -> float:
         """By when a move that was asked for has to begin, epoch seconds."""
@@ -279,16 +262,9 @@ class Steps:
                 self._recovery.finish(migration_uuid, role)
             return self._view.values(self.journal.get(migration_uuid, role))
 
-    def finish_forgotten(self) -> None:
-        """Housekeeping: finish() what nobody has asked for in time."""
-        options = self._node.conf[agent_conf.GROUP]
-        for entry in forgotten(self.journal.entries(unsettled=True),
-                               time.time(), options.reservation_seconds):
-            try:
-                self.finish(entry.migration_uuid, entry.role)
-            except errors.AgentError as exc:
-                # A guest that Nova has not removed yet still holds the VF.
-                LOG.info('Not finished yet: %s', exc.message)
+    def housekeep(self) -> list[str]:
+        """One round of what is done unasked; a sentence for each thing."""
+        return self._house.go_round()
 
     def _wait_for(self, entry: journal_.Entry) -> None:
         """Let a live move come to its end, if that is near.

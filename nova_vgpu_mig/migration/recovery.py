@@ -41,6 +41,7 @@ Action = doubt.Action
 Choice = doubt.Choice
 ResolveRefused = doubt.ResolveRefused
 State = ownership.State
+Turn = Callable[[str], contextlib.AbstractContextManager[bool]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,15 +84,22 @@ class Recovery:
         return [said for entry in self._journal.entries(unsettled=True)
                 if (said := self._step(entry, restarted=True))]
 
-    def housekeep(self, live: Container[tuple[str, phases.Role]]
+    def housekeep(self, live: Container[tuple[str, phases.Role]],
+                  turn: Turn = lambda uuid: contextlib.nullcontext(True)
                   ) -> list[str]:
         """Periodically: reservations past their time, doubts, retries.
 
         :param live: (migration uuid, role) that a SourceMigration or
             DestinationMigration serves now; they are left alone.
+        :param turn: keeps the other steps of one migration out as long as
+            it is held; not True while one is under way: next time.
         """
-        return [said for entry in self._journal.entries(unsettled=True)
-                if (said := self._step(entry, restarted=False, live=live))]
+        said = []
+        for entry in self._journal.entries(unsettled=True):
+            with turn(entry.migration_uuid) as ours:
+                if ours:
+                    said.append(self._step(entry, restarted=False, live=live))
+        return [sentence for sentence in said if sentence]
 
     def step(self, migration_uuid: str, role: phases.Role) -> str:
         """Decide and act on one entry now; returns a sentence.

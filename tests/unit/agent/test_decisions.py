@@ -14,7 +14,7 @@
 
 import unittest
 
-from nova_vgpu_mig.agent import steps
+from nova_vgpu_mig.agent import housekeeping
 from nova_vgpu_mig.agent import views
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
@@ -50,11 +50,11 @@ class TestForgotten(unittest.TestCase):
         for state in State:
             for outcome in (None, 'completed', 'failed'):
                 one = entry(state, outcome)
-                late = steps.forgotten([one], 11.0, 10.0)
+                late = housekeeping.forgotten([one], 11.0, 10.0)
                 due = (outcome == 'completed'
                        and state in (State.GIVEN_UP, State.OWNED))
                 self.assertEqual([one] if due else [], late)
-                self.assertEqual([], steps.forgotten([one], 9.0, 10.0))
+                self.assertEqual([], housekeeping.forgotten([one], 9.0, 10.0))
 
 
 class TestExperience(unittest.TestCase):
