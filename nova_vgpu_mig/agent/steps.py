@@ -29,6 +29,7 @@ from nova_vgpu_mig.agent import moves
 from nova_vgpu_mig.agent import node as node_
 from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.agent import requests
+from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.agent import translation
 from nova_vgpu_mig.agent import views
 from nova_vgpu_mig.conf import agent as agent_conf
@@ -88,6 +89,16 @@ class Steps:
     def _limits(self, seconds: float | None) -> limits.Limits:
         return limits.Limits.from_conf(self._node.conf, seconds)
 
+    def _patience(self) -> float:
+        """How long a move that has been decided may take to its end."""
+        limit = self._limits(None)
+        return limit.fence_seconds + limit.silence_seconds
+
+    def _make_way(self, request: objects.VFMigrationRequest,
+                  role: phases.Role) -> None:
+        tenancy.Tenancy(self._node, self._recovery).make_way(
+            request, role, self._patience())
+
     def _begin(self, request: objects.VFMigrationRequest, role: phases.Role,
                deadline: float | None = None,
                plan: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -106,6 +117,7 @@ class Steps:
     def claim(self, request: objects.VFMigrationRequest) -> dict[str, Any]:
         """Destination: reserve the VF; the verdict once more, fresh."""
         requests.check(request, self.host, DESTINATION)
+        self._make_way(request, DESTINATION)
         with self._moves.step(request.migration_uuid):
             if self._node.find(request.migration_uuid, DESTINATION) is None:
                 requests.refuse_unfit(self._node, request)
@@ -145,6 +157,7 @@ class Steps:
                        ) -> dict[str, Any]:
         """Source: note the move, with its plan."""
         requests.check(request, self.host, SOURCE)
+        self._make_way(request, SOURCE)
         plan = self._view.plan(request.instance_uuid, request.source_vf,
                                request.limit_ms)
         with self._moves.step(request.migration_uuid):
@@ -275,9 +288,7 @@ class Steps:
         :raises errors.Refused: it goes on.
         """
         run = self._moves.get(entry.migration_uuid, entry.role)
-        limit = self._limits(None)
-        if run is not None and not run.wait(
-                limit.fence_seconds + limit.silence_seconds):
+        if run is not None and not run.wait(self._patience()):
             raise errors.Refused(
                 f'agent of {self.host}: migration {entry.migration_uuid} is '
                 f'still under way ({run.record.phase})')

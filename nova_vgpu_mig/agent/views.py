@@ -23,6 +23,7 @@ from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.agent import node as node_
 from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.agent import rpcapi
+from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.agent import translation
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import journal
@@ -142,10 +143,16 @@ class Views:
             data_host=node.server.address[0],
             data_port=node.server.address[1],
             pools=[objects.PoolDescription.from_pool(pool)
-                   for pool in without(node.driver.pools(),
-                                      node.journal.reserved())],
+                   for pool in without(node.driver.pools(), self._held())],
             carriers=([] if node.vmm is None
                       else [objects.CARRIER_AGENT]))
+
+    def _held(self) -> frozenset[str]:
+        """The VFs that moves hold, but not what a claim would clear."""
+        journal_ = self._node.journal
+        return journal_.reserved() - {
+            entry.vf_address for entry in journal_.entries(unsettled=True)
+            if tenancy.vacant(entry)}
 
     @translation.translated
     def plan(self, instance_uuid: str, vf_address: str,

@@ -127,7 +127,7 @@ Whether the agent follows Nova's versioned notifications.
 
 They are a second trigger of the steps that nova-compute asks for itself, and
 they still come when a hook of nova-compute was missed. Without them a VF that
-nobody released waits for ``reservation_seconds``.
+nobody released waits for the agent's housekeeping.
 """),
     cfg.StrOpt(
         'notification_topic',

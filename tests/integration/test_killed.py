@@ -44,8 +44,8 @@ class TestKilled(cluster.ClusterCase):
         at.start()
         self.await_up(at)
         if moved:
-            self.guest.close()
             self.until_states(migration, 'GIVEN_UP', 'OWNED')
+            self.guest.close()
             self.api.finish(self.ctxt, self.a.name, migration, SOURCE)
             self.api.finish(self.ctxt, self.b.name, migration, DESTINATION)
             self.until_states(migration, 'FINISHED', 'FINISHED')

@@ -18,6 +18,7 @@ from unittest import mock
 import uuid
 
 from nova_vgpu_mig.agent import errors
+from nova_vgpu_mig.agent import housekeeping
 from nova_vgpu_mig.agent import moves
 from nova_vgpu_mig.agent import node
 from nova_vgpu_mig.agent import steps
@@ -177,6 +178,26 @@ class TestMove(agents.AgentsCase):
             self.api.start(self.ctxt, self.a.name,
                            self.wanted.instance_uuid)
         self.assertIn('FINISHED', caught.exception.message)
+
+    def test_the_next_move_does_not_wait_for_a_lost_finish(self) -> None:
+        self.enterContext(mock.patch.object(
+            housekeeping.Housekeeping, 'go_round', autospec=True,
+            return_value=[]))
+        migration = self.begin()
+        self.ended(migration)
+        source_vf = self.wanted.source_vf
+        self.assertFalse(self.free(self.a, source_vf))
+        back = self.request(
+            source_host=self.b.name, destination_host=self.a.name,
+            source_vf=self.b.vfs[0], destination_vf=source_vf)
+        with self.assertRaises(errors.VFTaken) as caught:
+            self.api.claim(self.ctxt, self.a.name, back)
+        self.assertIn(migration, caught.exception.message)
+        self.guest.close()
+        gpu_lab.until(lambda: self.free(self.a, source_vf), 'the VF')
+        self.api.claim(self.ctxt, self.a.name, back)
+        self.assertEqual('FINISHED', self.api.ownership(
+            self.ctxt, self.a.name, migration))
 
     def test_abort_in_precopy(self) -> None:
         self.hold = (SOURCE, phases.Phase.PRECOPY)

@@ -14,24 +14,12 @@
 
 import unittest
 
-from nova_vgpu_mig.agent import housekeeping
 from nova_vgpu_mig.agent import views
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
-from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import limits
-from nova_vgpu_mig.migration import ownership
-from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.planning import downtime
 from nova_vgpu_mig.planning import estimate
-
-State = ownership.State
-
-
-def entry(state: State, outcome: str | None, changed_at: float = 0.0
-          ) -> journal.Entry:
-    return journal.Entry('m', phases.Role.SOURCE, state, 'i', 'vf', 'peer',
-                         None, False, changed_at, {'outcome': outcome})
 
 
 def record(instance: str, seconds: float, sent: int,
@@ -42,19 +30,6 @@ def record(instance: str, seconds: float, sent: int,
         {'stop_copy': False, 'seconds': seconds, 'frame_buffer_bytes': sent,
          'sending_seconds': seconds, 'stream_bytes': 0, 'memory_bytes': 0,
          'dirty_bytes_per_second': rate}]}
-
-
-class TestForgotten(unittest.TestCase):
-
-    def test_only_completed_and_only_after_a_while(self) -> None:
-        for state in State:
-            for outcome in (None, 'completed', 'failed'):
-                one = entry(state, outcome)
-                late = housekeeping.forgotten([one], 11.0, 10.0)
-                due = (outcome == 'completed'
-                       and state in (State.GIVEN_UP, State.OWNED))
-                self.assertEqual([one] if due else [], late)
-                self.assertEqual([], housekeeping.forgotten([one], 9.0, 10.0))
 
 
 class TestExperience(unittest.TestCase):

@@ -12,6 +12,8 @@
 
 """What is done unasked keeps out of the way of what was asked for."""
 
+import errno
+import io
 import pathlib
 import tempfile
 import threading
@@ -20,10 +22,15 @@ from typing import Any
 import unittest
 import uuid
 
+from nova_vgpu_mig.agent import errors
+from nova_vgpu_mig.agent import housekeeping
 from nova_vgpu_mig.agent import moves
 from nova_vgpu_mig.agent import node
+from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.agent import steps
+from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.agent import views
+from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import doubt
 from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import ownership
@@ -37,6 +44,14 @@ from tests.unit.agent import agents
 SOURCE = phases.Role.SOURCE
 DESTINATION = phases.Role.DESTINATION
 State = ownership.State
+
+VF = '0000:41:02.0'
+
+
+class DeviceBusy(contract.DeviceError):
+
+    def __init__(self, address: str, text: str) -> None:
+        super().__init__(errno.EBUSY, address, text)
 
 
 class GPU:
@@ -52,6 +67,18 @@ class GPU:
         self.scrubbed.append(address)
 
 
+class VMM:
+    """Of the VMM only which VMs it has."""
+
+    def __init__(self) -> None:
+        self.guests: set[str] = set()
+
+    def guest(self, instance: str) -> Any:
+        if instance not in self.guests:
+            raise port.GuestNotFound(instance)
+        return io.BytesIO()
+
+
 class HousekeepingCase(unittest.TestCase):
 
     def setUp(self) -> None:
@@ -60,14 +87,15 @@ class HousekeepingCase(unittest.TestCase):
         self.addCleanup(made.cleanup)
         folder = pathlib.Path(made.name)
         self.gpu = GPU()
-        self.guests: dict[str, port.Guest] = {}
+        self.vmm = VMM()
         self.journal = journal.Journal(str(folder / 'journal'))
         self.addCleanup(self.journal.close)
         driver: Any = self.gpu
+        vmm: Any = self.vmm
         nothing: Any = None
         self.node = node.Node(
             host='here', conf=agents.configuration(folder, 'here'),
-            journal=self.journal, driver=driver, vmm=None, server=nothing,
+            journal=self.journal, driver=driver, vmm=vmm, server=nothing,
             api=nothing)
         self.recovery = recovery.Recovery(
             self.journal, driver_for=lambda address: driver,
@@ -108,12 +136,8 @@ class TestTurns(HousekeepingCase):
         self.assertEqual(State.DROPPED, self.state(held, DESTINATION))
 
     def test_nothing_is_finished_beside_a_step(self) -> None:
-        self.node.conf.set_override('reservation_seconds', 1,
-                                    'vgpu_mig_agent')
         migration = self.entry(SOURCE, State.GIVEN_UP,
                                outcome=phases.Outcome.COMPLETED)
-        gpu_lab.until(lambda: time.time() > self.journal.get(
-            migration, SOURCE).changed_at + 1, 'the end of the patience')
         with self.node.moves.step(migration):
             self.assertEqual([], self.steps.housekeep())
         self.assertIn(migration, self.steps.housekeep()[0])
@@ -133,3 +157,95 @@ class TestTurns(HousekeepingCase):
             self.assertFalse(entered.is_set())
         thread.join(gpu_lab.PATIENCE)
         self.assertTrue(entered.is_set())
+
+
+class TestForgotten(HousekeepingCase):
+    """A move whose finish() was lost."""
+
+    def completed(self, role: phases.Role, **changes: Any) -> str:
+        states = ((State.GIVEN_UP,) if role is SOURCE else
+                  (State.LOADING, State.PREPARED, State.OWNED))
+        return self.entry(role, *states,
+                          outcome=phases.Outcome.COMPLETED, **changes)
+
+    def request(self, **changes: Any) -> objects.VFMigrationRequest:
+        return objects.VFMigrationRequest(**({
+            'migration_uuid': str(uuid.uuid4()),
+            'instance_uuid': str(uuid.uuid4()), 'request_id': 'req-1',
+            'source_host': 'here', 'destination_host': 'there',
+            'source_vf': VF, 'destination_vf': VF} | changes))
+
+    def make_way(self, role: phases.Role, **changes: Any) -> None:
+        tenancy.Tenancy(self.node, self.recovery).make_way(
+            self.request(**changes), role, 0.0)
+
+    def test_source_is_finished_as_soon_as_the_vm_is_gone(self) -> None:
+        migration = self.completed(SOURCE)
+        self.gpu.busy = DeviceBusy(VF, 'a guest holds it')
+        with self.assertLogs(housekeeping.LOG, 'INFO') as logs:
+            for _ in range(3):
+                self.assertEqual([], self.steps.housekeep())
+        self.assertEqual(1, len(logs.output))
+        self.assertEqual(State.GIVEN_UP, self.state(migration, SOURCE))
+        self.gpu.busy = None
+        self.steps.housekeep()
+        self.assertEqual([f's-{migration}'], self.gpu.scrubbed)
+        self.assertEqual(State.FINISHED, self.state(migration, SOURCE))
+
+    def test_destination_waits_for_its_vm_or_its_time(self) -> None:
+        seen, unseen = (self.completed(DESTINATION) for _ in range(2))
+        guest = self.journal.get(seen, DESTINATION).instance_uuid
+        self.vmm.guests.add(guest)
+        self.steps.housekeep()
+        self.assertEqual(State.FINISHED, self.state(seen, DESTINATION))
+        self.assertEqual(State.OWNED, self.state(unseen, DESTINATION))
+        self.node.conf.set_override('reservation_seconds', 1,
+                                    'vgpu_mig_agent')
+        gpu_lab.until(lambda: bool(self.steps.housekeep()), 'the end of it')
+        self.assertEqual(State.FINISHED, self.state(unseen, DESTINATION))
+
+    def test_a_move_that_has_not_completed_is_left(self) -> None:
+        migration = self.entry(SOURCE, State.GIVEN_UP, source_vf=VF)
+        self.steps.housekeep()
+        self.make_way(SOURCE)
+        self.assertEqual(State.GIVEN_UP, self.state(migration, SOURCE))
+
+    def test_a_claim_clears_the_vf(self) -> None:
+        migration = self.completed(SOURCE, source_vf=VF)
+        self.gpu.busy = DeviceBusy(VF, 'something has it open')
+        with self.assertRaises(errors.VFTaken) as caught:
+            self.make_way(DESTINATION)
+        self.assertIn('something has it open', caught.exception.message)
+        self.assertEqual(State.GIVEN_UP, self.state(migration, SOURCE))
+        self.gpu.busy = None
+        self.make_way(DESTINATION)
+        self.assertEqual([VF], self.gpu.scrubbed)
+        self.assertEqual(State.FINISHED, self.state(migration, SOURCE))
+
+    def test_the_next_tenant_moves_and_is_not_cleared(self) -> None:
+        migration = self.completed(SOURCE, source_vf=VF)
+        left = self.journal.get(migration, SOURCE).instance_uuid
+        self.vmm.guests.add(left)
+        with self.assertRaises(errors.VFTaken) as caught:
+            self.make_way(SOURCE)
+        self.assertIn(left, caught.exception.message)
+        self.vmm.guests.clear()
+        self.make_way(SOURCE)
+        self.assertEqual([], self.gpu.scrubbed)
+        self.assertEqual(State.FINISHED, self.state(migration, SOURCE))
+
+    def test_the_dead_copy_of_a_vm_is_not_moved_again(self) -> None:
+        migration = self.completed(SOURCE, source_vf=VF)
+        left = self.journal.get(migration, SOURCE).instance_uuid
+        self.vmm.guests.add(left)
+        self.gpu.busy = DeviceBusy(VF, 'a guest holds it')
+        with self.assertRaises(errors.VFTaken):
+            self.make_way(SOURCE, instance_uuid=left)
+        self.assertEqual(State.GIVEN_UP, self.state(migration, SOURCE))
+
+    def test_a_vm_that_came_may_go_on_and_keeps_its_vf(self) -> None:
+        migration = self.completed(DESTINATION, destination_vf=VF)
+        self.make_way(DESTINATION)
+        self.assertEqual(State.OWNED, self.state(migration, DESTINATION))
+        self.make_way(SOURCE)
+        self.assertEqual(State.FINISHED, self.state(migration, DESTINATION))
