@@ -167,6 +167,18 @@ class DestinationMigration:
                 self._discard(reason)
         self._ended.wait(_DROP_SECONDS)
 
+    def give_up(self, reason: str) -> None:
+        """An operator drops a copy in doubt; returns at once, see wait().
+
+        :raises DropRefused: it is not in doubt.
+        """
+        with self._mutex:
+            if self._landing is None or not self._landing.drop(reason):
+                raise DropRefused(
+                    f'migration {self._uuid} is not in doubt: it is '
+                    f'connected with {self._record.source_host}, which '
+                    f'decides')
+
     def look(self) -> None:
         """Ask the source, or try to run, now instead of a little later."""
         with self._mutex:

@@ -67,6 +67,8 @@ class Landing:
         self._untouched = True
         """No run was tried: the VF has to be in STOP."""
         self._lost = ''
+        self._doubts = False
+        self._told_to_drop: str | None = None
         self._wake = threading.Event()
         self._closing = False
 
@@ -78,6 +80,23 @@ class Landing:
         """The agent goes down: end `run()`, decide nothing."""
         self._closing = True
         self._wake.set()
+
+    def drop(self, reason: str) -> bool:
+        """An operator gives a copy in doubt up; False when in none.
+
+        It is done by `run()`, and only if the source can't be read then.
+        """
+        with self._progress.lock:
+            if self._doubts:
+                self._told_to_drop = reason
+        self._wake.set()
+        return self._doubts
+
+    def _operator(self) -> str | None:
+        """What an operator has said since the last time."""
+        with self._progress.lock:
+            said, self._told_to_drop = self._told_to_drop, None
+        return said
 
     def run(self, channel: channel_.Channel) -> str | None:
         """Say PREPARED, and do what the source's journal says.
@@ -96,6 +115,7 @@ class Landing:
     def _in_doubt(self, why: str) -> str | None:
         """Wait, paused, for what the source's journal says."""
         source = self._record.source_host
+        self._doubts = True
         while not self._closing:
             state = self._ask_source()
             if state in ownership.GONE:
@@ -103,6 +123,9 @@ class Landing:
                 return None
             if state is State.RETURNED:
                 return f'{source} went on with the VF: {why}'
+            dropped = self._operator()
+            if dropped is not None and state is None:
+                return dropped
             with self._progress.lock:
                 self._record.reason = (
                     f'in doubt: {why}; waiting, paused, for the journal of '
