@@ -146,7 +146,7 @@ def judge(entry: journal_.Entry, choice: Choice,
     if entry.state is State.OWNED:
         return Action.OWN, 'the VF is this host\'s: it is run'
     if entry.state is State.PREPARED:
-        return _judge_prepared(choice, answer, who, peer)
+        return _judge_prepared(entry, choice, answer, who)
     if choice is Choice.RUN:
         raise ResolveRefused(
             f'{who} is {entry.state} here: its state is not complete, and '
@@ -166,12 +166,13 @@ def _judge_source(entry: journal_.Entry, choice: Choice, who: str,
         return Action.PUSH, f'the VF was given up; {peer} is told to run it'
     raise ResolveRefused(
         f'{who}: this host has given the VF up and {peer} may be running it: '
-        f'it can never run here again. Resolve it on {peer}; if the server '
-        f'is back there, nova-vgpu-mig resolve with auto ends it here')
+        f'it can never run here again. Resolve it on {peer}; when it runs '
+        f'there, "{_command(entry, Choice.AUTO)}" ends it here')
 
 
-def _judge_prepared(choice: Choice, answer: Answer | None, who: str,
-                    peer: str) -> tuple[Action, str]:
+def _judge_prepared(entry: journal_.Entry, choice: Choice,
+                    answer: Answer | None, who: str) -> tuple[Action, str]:
+    peer = entry.peer_host
     state = None if answer is None else answer.state
     if state in ownership.GONE:
         if choice is Choice.DROP:
@@ -187,12 +188,26 @@ def _judge_prepared(choice: Choice, answer: Answer | None, who: str,
              else f'the journal of {peer} can not be read')
     if choice is Choice.DROP and state is None:
         return Action.DROP, (
-            f'{heard}; the verified copy is dropped because you say so: if '
-            f'{peer} had given the VF up, its state is lost and the server '
-            f'has to be rebooted')
+            f'{heard}; the verified copy is dropped on the operator\'s '
+            f'word: if {peer} had given the VF up, its state is lost and the '
+            f'server has to be evacuated or rebuilt')
     if choice is Choice.AUTO:
         return Action.WAIT, f'{heard}; it waits, paused'
     raise ResolveRefused(
         f'{who}: {heard}, so the VF may run there or may yet. Start the '
         f'agent of {peer} with its journal, then resolve again; if that host '
-        f'is lost for good, fence it, drop this copy and evacuate the server')
+        f'is lost for good, fence it, drop this copy with '
+        f'"{_command(entry, Choice.DROP)}" and evacuate the server')
+
+
+def by_operator(why: str) -> str:
+    """The record's reason after a drop that an operator asked for."""
+    return f'dropped by the operator: {why}'
+
+
+def _command(entry: journal_.Entry, choice: Choice) -> str:
+    """What an operator types to ask this host for `choice`."""
+    own = entry.record.get('source_host' if entry.role is phases.Role.SOURCE
+                           else 'destination_host')
+    return (f'nova-vgpu-mig --host {own} resolve {entry.migration_uuid} '
+            f'--role {entry.role} --action {choice} --yes')

@@ -155,6 +155,9 @@ class Recovery:
             action, why = doubt.judge(entry, choice, answer)
             if dry_run or action in (Action.NOTHING, Action.WAIT):
                 return Resolution(False, why)
+            if action is Action.DROP and choice is Choice.DROP:
+                entry = dataclasses.replace(entry, record={
+                    **entry.record, 'reason': doubt.by_operator(why)})
             done, said = self._act(entry, action, restarted=True)
             return Resolution(done, f'{why}; {said}')
 
