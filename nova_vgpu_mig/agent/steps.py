@@ -29,12 +29,12 @@ from nova_vgpu_mig.agent import moves
 from nova_vgpu_mig.agent import node as node_
 from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.agent import requests
+from nova_vgpu_mig.agent import resolving
 from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.agent import translation
 from nova_vgpu_mig.agent import views
 from nova_vgpu_mig.conf import agent as agent_conf
 from nova_vgpu_mig.migration import destination
-from nova_vgpu_mig.migration import doubt
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import limits
 from nova_vgpu_mig.migration import offer as offer_
@@ -48,9 +48,6 @@ from nova_vgpu_mig.vmm import port as vmm_port
 SOURCE = phases.Role.SOURCE
 DESTINATION = phases.Role.DESTINATION
 State = ownership.State
-
-_RESOLVE_SECONDS = 2.0
-"""How long an operator waits for a run that is tried again."""
 
 OVER = frozenset((State.RETURNED, State.DROPPED, State.FINISHED))
 
@@ -348,7 +345,8 @@ class Steps:
             raise errors.Refused(
                 f'agent of {self.host}: migration {uuid} holds verified '
                 f'state ({entry.state}); only the journal of '
-                f'{entry.peer_host} decides, see "nova-vgpu-mig show {uuid}"')
+                f'{entry.peer_host} decides, see '
+                f'"nova-vgpu-mig --host {self.host} show {uuid}"')
 
     @translation.translated
     def commit(self, migration_uuid: str) -> dict[str, Any]:
@@ -372,9 +370,9 @@ class Steps:
         with self._moves.step(migration_uuid):
             entry = self.journal.get(migration_uuid, role)
             run = self._moves.destination(migration_uuid)
-            if run is not None and entry.state is State.OWNED:
-                _, why = doubt.judge(entry, choice, None)
-                return self._run_now(run, why, dry_run)
+            if run is not None and entry.state in resolving.DECIDED:
+                return resolving.resolve(self._node, run, entry, choice,
+                                         dry_run)
             if (migration_uuid, role) in self._moves:
                 raise errors.Refused(
                     f'agent of {self.host}: migration {migration_uuid} is '
@@ -383,14 +381,3 @@ class Steps:
             made = self._recovery.resolve(migration_uuid, role, choice,
                                           dry_run=dry_run)
             return {'done': made.done, 'explanation': made.explanation}
-
-    @staticmethod
-    def _run_now(run: moves.DestinationRun, why: str,
-                 dry_run: bool) -> dict[str, Any]:
-        """The VF is this host's and its first run failed: try again now."""
-        done = False
-        if not dry_run:
-            run.migration.look()
-            done = run.wait(_RESOLVE_SECONDS)
-        said = run.record.reason or ('it runs' if done else 'not yet')
-        return {'done': done, 'explanation': f'{why}; {said}'}
