@@ -108,12 +108,14 @@ def cancel_memory(guest: vmm_port.Guest | None) -> None:
 
 
 def return_to_source(device: contract.MigrationDevice | None,
-                     guest: vmm_port.Guest | None) -> str:
+                     guest: vmm_port.Guest | None, *, run: bool) -> str:
     """Let VF and guest go on at the source, whatever it takes.
 
     A VF that can't go on is reset: the guest's driver then sees a GPU that
     was reset, as after a hang, which is better than a VM that stands still.
 
+    :param run: whether the guest ran before the move; a paused one is left
+        as it is.
     :returns: what could not be kept, '' when all is as before.
     :raises contract.DeviceError, vmm_port.VMMError: not even that; try
         again later.
@@ -127,21 +129,27 @@ def return_to_source(device: contract.MigrationDevice | None,
                     f'{explain(exc)}')
             device.reset()
             run_device(device)
-    if guest is not None:
+    if guest is not None and run:
         guest.run()
     return lost
 
 
 def run_at_destination(device: contract.MigrationDevice | None,
-                       guest: vmm_port.Guest | None) -> None:
+                       guest: vmm_port.Guest | None, *, run: bool) -> None:
     """Serve the VF, then start the vCPUs; idempotent.
 
+    :param run: as in return_to_source(); a paused guest has its VF, its RAM
+        and its vCPUs' state here, and waits for whoever paused it.
     :raises contract.DeviceError, vmm_port.VMMError: try again, here.
     """
     if device is not None:
         run_device(device)
-    if guest is not None:
+    if guest is None:
+        return
+    if run:
         guest.run()
+    else:
+        guest.take_over()
 
 
 def discard(driver: contract.GPUDriver, address: str,

@@ -253,7 +253,8 @@ class DestinationMigration:
             if self._interrupted():
                 raise channel_.Interrupted
             self._journal.move(self._uuid, phases.Role.DESTINATION,
-                               State.PREPARED, expected=State.LOADING)
+                               State.PREPARED, expected=State.LOADING,
+                               record=self._progress.values())
             self._landing = landing.Landing(
                 self._journal, self._progress, self._limits,
                 self._ask_source, self._device, self._reopen, self._guest)

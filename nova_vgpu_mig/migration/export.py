@@ -71,6 +71,7 @@ class Export:
     def open(self) -> tuple[channel_.Channel, precopy.Load]:
         """Open the device, connect, agree, and begin pre-copy."""
         record, offer = self._progress.record, self._offer
+        self._note_guest()
         device = self.device = self._driver.open(record.source_vf)
         level = self._limits.select_level(device)
         self._check(device)
@@ -86,7 +87,7 @@ class Export:
             units = outbound.UnitsOut(channel, device)
         channel.send(frames.Kind.BEGIN, frames.encode_begin(frames.Begin(
             level, units.unit_size if units else 0,
-            units.count if units else 0, self._guest is not None)))
+            units.count if units else 0, record.guest)))
         channel.receive(frozenset((frames.Kind.READY,)),
                         self._limits.load_seconds)
         stream = self._stream = custody.require_stream(
@@ -101,6 +102,32 @@ class Export:
             record.remaining_bytes = load.dirty_bytes()
             record.total_bytes = record.total_bytes or record.remaining_bytes
         return channel, load
+
+    def _note_guest(self) -> None:
+        """Keep what the guest is now, before anything touches it.
+
+        :raises journal.JournalError: nobody could tell after a crash.
+        """
+        if self._guest is None:
+            return
+        state = str(self._guest.state())
+        with self._progress.lock:
+            self._progress.record.guest = state
+        self._progress.store()
+
+    def _check_guest(self) -> None:
+        """:raises custody.MoveFailed: the other end was told otherwise."""
+        if self._guest is None:
+            return
+        record, state = self._progress.record, str(self._guest.state())
+        before = record.guest
+        with self._progress.lock:
+            record.guest = state
+        if state != before:
+            raise custody.MoveFailed(
+                f'instance {record.instance_uuid} was {before} when the move '
+                f'began and is {state} now: somebody has changed it, move it '
+                f'again')
 
     def _check(self, device: contract.MigrationDevice) -> None:
         record = self._progress.record
@@ -120,6 +147,7 @@ class Export:
         rest = record_.Round(number=len(record.rounds) + 1,
                              stop_copy=True)
         before = load.memory().sent_bytes
+        self._check_guest()
         self.stopped_at = self.lap_began = began = time.monotonic()
         if self._guest is not None:
             self._guest.stop()
@@ -157,9 +185,10 @@ class Export:
         self._lap('verify')
 
     def _lap(self, part: str) -> None:
-        now = time.monotonic()
-        with self._progress.lock:
-            self._progress.record.downtime_parts[part] = now - self.lap_began
+        now, record = time.monotonic(), self._progress.record
+        if record.guest != vmm_port.GuestState.PAUSED:
+            with self._progress.lock:
+                record.downtime_parts[part] = now - self.lap_began
         self.lap_began = now
 
     def close(self) -> None:

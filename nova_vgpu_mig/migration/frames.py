@@ -32,6 +32,7 @@ import uuid
 
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import offer as offer_
+from nova_vgpu_mig.vmm import port as vmm_port
 
 MAGIC = b'VGPUMIG\n'
 VERSION = 1
@@ -124,8 +125,9 @@ class Begin:
     level: contract.Level
     unit_size: int
     units: int
-    guest: bool
-    """Guest RAM comes too, on its own way."""
+    guest: str
+    """A GuestState: guest RAM comes too, on its own way, and the guest has
+    to be that in the end. '' for a VF alone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -215,19 +217,23 @@ def decode_hello(body: bytes) -> Hello:
 
 
 _LEVELS = (contract.Level.STREAM, contract.Level.UNITS)
+_GUESTS = ('', vmm_port.GuestState.RUNNING, vmm_port.GuestState.PAUSED)
+"""The last one came later. An agent that does not know it refuses BEGIN, and
+the guest stays where it is: better than one that is run against its owner's
+will, and no reason for another VERSION, which would refuse the rest too."""
 
 
 def encode_begin(begin: Begin) -> bytes:
     return _BEGIN.pack(_LEVELS.index(begin.level), begin.unit_size,
-                       begin.units, begin.guest)
+                       begin.units, _GUESTS.index(begin.guest))
 
 
 def decode_begin(body: bytes) -> Begin:
     """:raises FrameError: values that make no sense."""
     level, unit_size, units, guest = _BEGIN.unpack(body)
-    if level >= len(_LEVELS) or guest > 1:
+    if level >= len(_LEVELS) or guest >= len(_GUESTS):
         raise FrameError(f'BEGIN with level {level}, guest {guest}')
-    begin = Begin(_LEVELS[level], unit_size, units, bool(guest))
+    begin = Begin(_LEVELS[level], unit_size, units, str(_GUESTS[guest]))
     if begin.level is contract.Level.STREAM:
         sane = not unit_size and not units
     else:

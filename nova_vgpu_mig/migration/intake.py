@@ -77,7 +77,7 @@ class Intake:
         channel, device = self._channel, self._device
         head = channel.receive(frames.STAGES[Stage.BEGIN])
         begin = frames.decode_begin(channel.read(head.length))
-        if begin.guest != (self._guest is not None):
+        if bool(begin.guest) != (self._guest is not None):
             raise Refused('the source sends guest RAM, but no guest waits '
                           'for it here' if begin.guest else
                           'a guest waits for its RAM here, but the source '
@@ -96,6 +96,7 @@ class Intake:
             channel.bounds = frames.Bounds(units.unit_size, units.count)
         with self._progress.lock:
             self._progress.record.level = str(begin.level)
+            self._progress.record.guest = begin.guest
         channel.send(frames.Kind.READY)
         self._progress.enter(phases.Phase.PRECOPY)
 

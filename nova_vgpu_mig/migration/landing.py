@@ -168,7 +168,11 @@ class Landing:
             LOG.error('migration %s: %s; the guest is run all the same',
                       self._uuid, self._lost)
         self._untouched = False
-        custody.run_at_destination(device, self._guest)
+        custody.run_at_destination(device, self._guest, run=self._runs())
+
+    def _runs(self) -> bool:
+        """Whether the guest is to run: not one that was paused before."""
+        return self._record.guest == vmm_port.GuestState.RUNNING
 
     def _retried(self, action: Callable[[], object]) -> bool:
         """Try until it works; False when the agent goes down before."""
@@ -197,7 +201,8 @@ class Landing:
     def _first_fence(self) -> float | None:
         """Wait a little for the GPU's first sign of life."""
         until = time.monotonic() + self._limits.fence_seconds
-        while self._guest is not None and not self._closing:
+        while (self._guest is not None and self._runs()
+               and not self._closing):
             try:
                 seconds = self._guest.first_fence_seconds()
             except custody.EXPECTED:

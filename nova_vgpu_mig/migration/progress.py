@@ -17,6 +17,7 @@ from collections.abc import Callable
 import logging
 import threading
 import time
+from typing import Any
 
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import phases
@@ -76,13 +77,23 @@ class Progress:
             LOG.exception('migration %s: the observer failed',
                           self.record.migration_uuid)
 
-    def save(self) -> None:
-        """Write the record to the journal; a failure is only logged."""
+    def values(self) -> dict[str, Any]:
+        """The record as the journal keeps it, whole."""
         with self.lock:
-            values = self.record.as_dict()
+            return self.record.as_dict()
+
+    def store(self) -> None:
+        """Write the record to the journal.
+
+        :raises journal.JournalError: it is not there.
+        """
+        self._journal.save_record(self.record.migration_uuid,
+                                  self.record.role, self.values())
+
+    def save(self) -> None:
+        """As store(), but a failure is only logged."""
         try:
-            self._journal.save_record(self.record.migration_uuid,
-                                      self.record.role, values)
+            self.store()
         except journal_.JournalError as exc:
             LOG.error('the record of migration %s is not saved: %s',
                       self.record.migration_uuid, exc)

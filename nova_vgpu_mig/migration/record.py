@@ -62,6 +62,10 @@ class MigrationRecord:
     request_id: str | None = None
     """Nova's; notifications carry it instead of the migration's uuid."""
 
+    guest: str = ''
+    """What the guest was when the move began, and has to be at either end
+    of it: a vmm.port.GuestState; '' as long as none takes part."""
+
     phase: phases.Phase = phases.Phase.CLAIMED
     outcome: phases.Outcome | None = None
     reason: str = ''
@@ -76,6 +80,8 @@ class MigrationRecord:
     rounds: list[Round] = dataclasses.field(default_factory=list)
     predicted_downtime_seconds: float | None = None
     downtime_seconds: float | None = None
+    """A paused guest has none: no instruction of it was held up."""
+
     downtime_parts: dict[str, float] = dataclasses.field(
         default_factory=dict)
     first_fence_seconds: float | None = None

@@ -50,6 +50,15 @@ class Resolution:
     explanation: str
 
 
+def _guest_was(entry: journal_.Entry) -> str:
+    """MigrationRecord.guest; RUNNING where an entry is older than that."""
+    return str(entry.record.get('guest', vmm_port.GuestState.RUNNING))
+
+
+def _guest_ran(entry: journal_.Entry) -> bool:
+    return _guest_was(entry) == vmm_port.GuestState.RUNNING
+
+
 class Recovery:
     """Carries out decisions on entries that no live migration serves."""
 
@@ -216,9 +225,14 @@ class Recovery:
     @contextlib.contextmanager
     def _hands_on(self, entry: journal_.Entry) -> Iterator[
             tuple[contract.MigrationDevice, vmm_port.Guest | None]]:
-        """The VF and its guest, opened; closed when they are left."""
+        """The VF and its guest, opened; closed when they are left.
+
+        No guest is one that took no part, even if there is one: it was not
+        touched.
+        """
         with contextlib.ExitStack() as held:
-            guest = self._guest_for(entry.instance_uuid)
+            guest = (self._guest_for(entry.instance_uuid)
+                     if _guest_was(entry) else None)
             if guest is not None:
                 held.callback(guest.close)
             device = self._driver_for(entry.vf_address).open(
@@ -232,7 +246,8 @@ class Recovery:
                                State.RETURNED, expected=State.ACTIVE)
         with self._hands_on(entry) as (device, guest):
             custody.cancel_memory(guest)
-            lost = custody.return_to_source(device, guest)
+            lost = custody.return_to_source(device, guest,
+                                            run=_guest_ran(entry))
         reason = entry.record.get('reason') or (
             'the transfer was under way when the agent ended')
         if lost:
@@ -247,7 +262,7 @@ class Recovery:
             self._journal.move(entry.migration_uuid, entry.role, State.OWNED,
                                expected=State.PREPARED)
         with self._hands_on(entry) as (device, guest):
-            custody.run_at_destination(device, guest)
+            custody.run_at_destination(device, guest, run=_guest_ran(entry))
         self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
                   '')
         return f'{entry.peer_host} has given it up: it runs here'

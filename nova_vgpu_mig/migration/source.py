@@ -151,7 +151,8 @@ class SourceMigration:
                 self._journal.move(
                     self._record.migration_uuid, phases.Role.SOURCE,
                     ownership.State.GIVEN_UP,
-                    expected=ownership.State.ACTIVE)
+                    expected=ownership.State.ACTIVE,
+                    record=self._progress.values())
             except (journal_.IllegalTransition, journal_.NotInJournal):
                 # Nothing was written; any other error leaves that open.
                 self._committing = False
@@ -176,14 +177,19 @@ class SourceMigration:
                       record.reason)
             self._progress.save()
             return
+        if record.guest != vmm_port.GuestState.PAUSED:
+            self._measure(ran_at, run_seconds)
+        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
+        self._await_fence(channel)
+
+    def _measure(self, ran_at: float, run_seconds: float) -> None:
+        record = self._record
         with self._progress.lock:
             commit = ran_at - self._export.lap_began
             run_seconds = min(run_seconds, commit)
             record.downtime_parts['commit'] = commit - run_seconds
             record.downtime_parts['run'] = run_seconds
             record.downtime_seconds = ran_at - self._export.stopped_at
-        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
-        self._await_fence(channel)
 
     def _await_fence(self, channel: channel_.Channel) -> None:
         try:
@@ -240,8 +246,9 @@ class SourceMigration:
         settled = state is ownership.State.RETURNED
         try:
             custody.cancel_memory(self._guest)
-            lost = custody.return_to_source(self._export.device,
-                                            self._guest)
+            lost = custody.return_to_source(
+                self._export.device, self._guest,
+                run=record.guest == vmm_port.GuestState.RUNNING)
         except custody.EXPECTED as error:
             lost, settled = (f'going back failed, tried again: '
                              f'{custody.explain(error)}'), False

@@ -89,6 +89,14 @@ class Guest(abc.ABC):
         """Start the vCPUs; idempotent."""
 
     @abc.abstractmethod
+    def take_over(self) -> None:
+        """Destination: what has arrived is this guest's from now on.
+
+        It stays paused until somebody runs it, and may be moved again;
+        idempotent. run() does it too.
+        """
+
+    @abc.abstractmethod
     def listen_memory(self) -> MemoryEndpoint:
         """Destination: accept one guest RAM stream; guest is paused."""
 

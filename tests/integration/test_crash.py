@@ -84,13 +84,31 @@ class CrashCase(test_guest_move.GuestCase):
             host.journal, driver_for=lambda _: host.driver,
             guest_for=guest_for, ask_source=ask, push_destination=push)
 
+    def assert_paused_goes_on(self, host, vf, vm):
+        self.assertEqual('paused', vm.call('state'))
+        vm.call('run')
+        self.assert_equal_to_twin(host, vf, vm)
+
     def assert_one_runs(self):
         self.assertEqual(
             {'running', 'paused'},
             {self.vm.call('state'), self.moved.call('state')})
 
 
-class SourceKilledTest(CrashCase):
+class BothEnds:
+    """Whichever agent is killed in these phases, the VM goes on."""
+
+    def test_pre_copy(self):
+        self._returns(Phase.PRECOPY)
+
+    def test_switchover(self):
+        self._returns(Phase.SWITCHOVER)
+
+    def test_load(self):
+        self._returns(Phase.LOAD)
+
+
+class SourceKilledTest(BothEnds, CrashCase):
 
     def killed(self, phase):
         made = self.move.prepare()
@@ -125,18 +143,15 @@ class SourceKilledTest(CrashCase):
     def test_prepare(self):
         self._returns(Phase.PREPARE)
 
-    def test_pre_copy(self):
-        self._returns(Phase.PRECOPY)
-
-    def test_switchover(self):
-        self._returns(Phase.SWITCHOVER)
-
-    def test_load(self):
-        self._returns(Phase.LOAD)
-
     def test_commit(self):
         # The destination has said PREPARED; nothing was given up.
         self._returns(Phase.COMMIT)
+
+    def test_a_paused_guest_stays_paused(self):
+        self.vm.call('stop')
+        self.killed(Phase.LOAD)
+        self.assertEqual(State.RETURNED, self.move.states()[0])
+        self.assert_paused_goes_on(self.here, self.vf, self.vm)
 
     def test_given_up(self):
         said = self.killed(Phase.RUN)
@@ -154,7 +169,7 @@ class SourceKilledTest(CrashCase):
         self.assertEqual([], self.here.journal.entries(unsettled=True))
 
 
-class DestinationKilledTest(CrashCase):
+class DestinationKilledTest(BothEnds, CrashCase):
 
     def killed(self, phase):
         self.kill_in(self.there, phase, self.move.destination_record)
@@ -183,15 +198,6 @@ class DestinationKilledTest(CrashCase):
         self.assert_one_runs()
         self.assert_equal_to_twin(self.here, self.vf, self.vm)
 
-    def test_pre_copy(self):
-        self._returns(Phase.PRECOPY)
-
-    def test_switchover(self):
-        self._returns(Phase.SWITCHOVER)
-
-    def test_load(self):
-        self._returns(Phase.LOAD)
-
     def test_prepared_and_never_said(self):
         self._returns(Phase.COMMIT)
 
@@ -200,3 +206,9 @@ class DestinationKilledTest(CrashCase):
         self.assertEqual((State.GIVEN_UP, State.OWNED), self.move.states())
         self.assert_one_runs()
         self.assert_equal_to_twin(self.there, self.target, self.moved)
+
+    def test_a_paused_guest_stays_paused(self):
+        self.vm.call('stop')
+        self.killed(Phase.RUN)
+        self.assertEqual((State.GIVEN_UP, State.OWNED), self.move.states())
+        self.assert_paused_goes_on(self.there, self.target, self.moved)

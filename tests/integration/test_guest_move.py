@@ -134,6 +134,63 @@ class LoadTest(GuestCase):
         self.assert_returned(move, done)
 
 
+class PausedTest(GuestCase):
+    """A guest that somebody has paused is paused after the move too."""
+
+    def paused_move(self):
+        self.work()
+        self.wait_frame(self.vm, 2)
+        self.vm.call('stop')
+        return self.guest_move()
+
+    def goes_on(self, host, vf, vm):
+        self.assertEqual('paused', vm.call('state'))
+        # It is its owner's, like any other paused guest.
+        vm.call('cancel_memory')
+        vm.call('run')
+        self.assert_equal_to_twin(host, vf, vm)
+
+    def test_it_moves(self):
+        move = self.paused_move()
+        done = move.run()
+        self.assertEqual(('', phases.Outcome.COMPLETED),
+                         (done.reason, done.outcome))
+        self.assertTrue(move.destination.wait(PATIENCE))
+        self.assertEqual('paused', self.vm.call('state'))
+        # Nothing of it was held up.
+        self.assertEqual((None, {}, None), (
+            done.downtime_seconds, done.downtime_parts,
+            done.first_fence_seconds))
+        for host, role in ((self.here, phases.Role.SOURCE),
+                           (self.there, phases.Role.DESTINATION)):
+            self.assertEqual('paused', host.journal.get(
+                move.uuid, role).record['guest'])
+        self.goes_on(self.there, self.target, self.moved)
+
+    def test_it_stays_after_a_failure(self):
+        self.here.knob(self.vf, 'export_error', 'stop-copy')
+        move = self.paused_move()
+        self.assertIs(Phase.RETURNED, move.run().phase)
+        self.here.knob(self.vf, 'export_error', '')
+        self.goes_on(self.here, self.vf, self.vm)
+
+    def test_it_stays_after_an_abort(self):
+        move = self.paused_move()
+        move.on_phase[Phase.PRECOPY] = lambda: move.source.abort('enough')
+        self.assertIs(phases.Outcome.ABORTED, move.run().outcome)
+        self.goes_on(self.here, self.vf, self.vm)
+
+    def test_paused_in_the_middle(self):
+        self.work()
+        self.wait_frame(self.vm, 2)
+        move = self.guest_move()
+        move.on_phase[Phase.SWITCHOVER] = lambda: self.vm.call('stop')
+        done = move.run()
+        self.assertIn('was running when the move began and is paused',
+                      done.reason)
+        self.goes_on(self.here, self.vf, self.vm)
+
+
 class FailureTest(GuestCase):
     """VM and VF go on at the source as if nothing had happened."""
 

@@ -177,6 +177,10 @@ class UnreachableTest(LandingCase):
             self.here.journal, driver_for=lambda _: self.here.driver,
             guest_for=self.here.vmm.guest, ask_source=lambda _: None,
             push_destination=lambda _: doubt.Answer())
+        journal = self.here.journal
+        journal.save_record(
+            self.move.uuid, phases.Role.SOURCE,
+            self.move.source_record.as_dict() | {'guest': 'running'})
         self.assertIn('tried again', here.start()[0])
         entry = self.here.journal.get(self.move.uuid, phases.Role.SOURCE)
         self.assertEqual((State.RETURNED, False),

@@ -325,7 +325,7 @@ class DropTest(MoveCase):
         self.addCleanup(feeder.close)
         feeder.send(frames.Kind.BEGIN, frames.encode_begin(frames.Begin(
             contract.Level.UNITS, device.unit_size,
-            len(device.frame_buffer) // device.unit_size, False)))
+            len(device.frame_buffer) // device.unit_size, '')))
         feeder.receive(frozenset((frames.Kind.READY,)))
         feeding = threading.Event()
 

@@ -63,9 +63,10 @@ class GuestProcess:
         self._words = program.Words(self._ram)
         self.methods: dict[str, unixcall.Method] = {
             method.__name__: method for method in (
-                self.pid, self.state, self.stop, self.run, self.listen_memory,
-                self.begin_memory, self.memory_progress, self.finish_memory,
-                self.cancel_memory, self.memory_digest, self.ram_digest,
+                self.pid, self.state, self.stop, self.run, self.take_over,
+                self.listen_memory, self.begin_memory, self.memory_progress,
+                self.finish_memory, self.cancel_memory, self.memory_digest,
+                self.ram_digest,
                 self.first_fence, self.fences, self.workload,
                 self.finish_workload, self.workload_status, self.wait,
                 self.destroy)}
@@ -94,13 +95,18 @@ class GuestProcess:
 
     def run(self, connection: unixcall.Connection, fds: list[int]) -> None:
         with self._lock:
+            self.take_over(connection, fds)
+            self._machine.run()
+
+    def take_over(self, connection: unixcall.Connection,
+                  fds: list[int]) -> None:
+        with self._lock:
             if self._incoming:
                 if self._receiver is None or self._receiver.digest is None:
                     raise OSError(errno.EINVAL, 'this guest waits to be '
                                   'moved in: nothing has arrived to run')
                 self._receiver.close()
                 self._incoming = False
-            self._machine.run()
 
     def first_fence(self, connection: unixcall.Connection,
                     fds: list[int]) -> float | None:

@@ -71,6 +71,9 @@ class StandinGuest(port.Guest):
     def run(self) -> None:
         self._call('run')
 
+    def take_over(self) -> None:
+        self._call('take_over')
+
     def listen_memory(self) -> port.MemoryEndpoint:
         return port.MemoryEndpoint(
             **self._call('listen_memory', host=self._memory_host))

@@ -140,15 +140,16 @@ class BodyTest(base.BaseTestCase):
 
     def test_begin(self):
         for begin in (
-                frames.Begin(contract.Level.STREAM, 0, 0, True),
-                frames.Begin(contract.Level.UNITS, 65536, 64, False)):
+                frames.Begin(contract.Level.STREAM, 0, 0, 'running'),
+                frames.Begin(contract.Level.STREAM, 0, 0, 'paused'),
+                frames.Begin(contract.Level.UNITS, 65536, 64, '')):
             self.assertEqual(begin, frames.decode_begin(
                 frames.encode_begin(begin)))
         for begin in (
-                frames.Begin(contract.Level.STREAM, 65536, 64, True),
-                frames.Begin(contract.Level.UNITS, 0, 64, True),
+                frames.Begin(contract.Level.STREAM, 65536, 64, 'running'),
+                frames.Begin(contract.Level.UNITS, 0, 64, 'running'),
                 frames.Begin(contract.Level.UNITS, frames.MAX_UNIT + 1, 1,
-                             True)):
+                             'running')):
             self.assertRaises(frames.FrameError, frames.decode_begin,
                               frames.encode_begin(begin))
 
