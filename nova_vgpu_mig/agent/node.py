@@ -17,6 +17,7 @@ One value instead of eight arguments; it decides nothing.
 
 from collections.abc import Callable
 import dataclasses
+import logging
 
 from oslo_config import cfg
 from oslo_context import context
@@ -32,8 +33,16 @@ from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.migration import server as server_
 from nova_vgpu_mig.vmm import port as vmm_port
+from nova_vgpu_mig.vmm import registry as vmm_registry
 
+LOG = logging.getLogger(__name__)
+
+FindVMM = Callable[[], vmm_port.VMMPort]
 Observer = Callable[[record_.MigrationRecord], None]
+
+
+def _nowhere() -> vmm_port.VMMPort:
+    raise vmm_registry.NoVMMPort('No VMM port is looked for here.')
 
 
 @dataclasses.dataclass(slots=True)
@@ -53,8 +62,27 @@ class Node:
     observer: Observer | None = None
     """Called with the record as a move goes on; must be quick."""
 
+    find_vmm: FindVMM = _nowhere
+    """Asked as long as `vmm` is None: a VMM may be set up later than its
+    agent. Raises vmm_registry.NoVMMPort."""
+
+    def look_for_vmm(self) -> str:
+        """Look again if there was no VMM port; '', or why there is none."""
+        if self.vmm is None:
+            try:
+                self.vmm = self.find_vmm()
+            except vmm_registry.NoVMMPort as exc:
+                return str(exc)
+            LOG.info('VMM port %s: the agent carries VMs on this host.',
+                     self.vmm.name)
+        return ''
+
     def guest(self, instance_uuid: str) -> vmm_port.Guest | None:
-        """The VM's guest here, None if there is none; to be closed."""
+        """The VM's guest here, None if there is none; to be closed.
+
+        None as well when there is no VMM port: look_for_vmm() says so.
+        """
+        self.look_for_vmm()
         if self.vmm is None:
             return None
         try:

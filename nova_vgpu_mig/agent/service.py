@@ -36,18 +36,9 @@ from nova_vgpu_mig.agent import steps as agent_steps
 from nova_vgpu_mig.agent import views as agent_views
 from nova_vgpu_mig.conf import agent as agent_conf
 from nova_vgpu_mig.migration import recovery as recovery_
-from nova_vgpu_mig.vmm import port as vmm_port
 from nova_vgpu_mig.vmm import registry as vmm_registry
 
 LOG = logging.getLogger(__name__)
-
-
-def _vmm(conf: cfg.ConfigOpts) -> vmm_port.VMMPort | None:
-    try:
-        return vmm_registry.PORTS.load(conf)
-    except vmm_registry.NoVMMPort as exc:
-        LOG.info('%s The agent carries no VM on this host.', exc)
-        return None
 
 
 class Agent:
@@ -86,12 +77,13 @@ class Agent:
         recovery = recovery_.Recovery(
             node.journal, driver_for=node.driver_for, guest_for=node.guest,
             ask_source=node.ask_source,
-            push_destination=node.push_destination)
+            push_destination=node.push_destination,
+            no_vmm=node.look_for_vmm)
         for sentence in recovery.start():
             LOG.warning('Recovery: %s', sentence)
         view = agent_views.Views(node)
         steps = agent_steps.Steps(node, view, recovery)
-        self._keep_house(steps)
+        self._keep_house(node, steps)
         self._serve(transport, manager.AgentManager(view, steps), steps)
         # First of all: a move in pre-copy needs the time to go back.
         self._closing.callback(node.moves.stop)
@@ -104,15 +96,22 @@ class Agent:
         port = startup.open_data_port(self._conf)
         self._closing.callback(port.close)
         port.start()
-        return node_.Node(
+        node = node_.Node(
             host=self.host, conf=self._conf, journal=book,
-            driver=startup.load_driver(self._conf), vmm=_vmm(self._conf),
-            server=port, api=api, observer=self._observer)
+            driver=startup.load_driver(self._conf), vmm=None,
+            server=port, api=api, observer=self._observer,
+            find_vmm=lambda: vmm_registry.PORTS.load(self._conf))
+        if why := node.look_for_vmm():
+            LOG.info('%s The agent carries no VM on this host until then.',
+                     why)
+        return node
 
-    def _keep_house(self, steps: agent_steps.Steps) -> None:
+    def _keep_house(self, node: node_.Node,
+                    steps: agent_steps.Steps) -> None:
         def loop() -> None:
             while not self._down.wait(self._options.periodic_seconds):
                 try:
+                    node.look_for_vmm()
                     for sentence in steps.housekeep():
                         LOG.info('Housekeeping: %s', sentence)
                 except Exception:

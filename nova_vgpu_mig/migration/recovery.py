@@ -59,6 +59,16 @@ def _guest_ran(entry: journal_.Entry) -> bool:
     return _guest_was(entry) == vmm_port.GuestState.RUNNING
 
 
+def _gone(entry: journal_.Entry, guest: vmm_port.Guest | None) -> str:
+    """Say so, and log it, when a guest that took part is not there."""
+    if guest is not None or not entry.record.get('guest'):
+        return ''
+    what = (f'the guest of instance {entry.instance_uuid}, which took part '
+            f'in the move, is gone from this host: only its VF goes on')
+    LOG.error('migration %s: %s', entry.migration_uuid, what)
+    return what
+
+
 class Recovery:
     """Carries out decisions on entries that no live migration serves."""
 
@@ -68,7 +78,8 @@ class Recovery:
                  ask_source: Callable[[journal_.Entry],
                                       ownership.State | None],
                  push_destination: Callable[[journal_.Entry],
-                                            doubt.Answer]) -> None:
+                                            doubt.Answer],
+                 no_vmm: Callable[[], str] = lambda: '') -> None:
         """
         :param driver_for: VF address -> its GPU driver; LookupError if none.
         :param guest_for: instance UUID -> its guest here, None if none; it
@@ -77,12 +88,15 @@ class Recovery:
             when it can't be had now.
         :param push_destination: RPC `commit`: what the peer's journal says
             after it has looked.
+        :param no_vmm: why `guest_for` can't find any guest now and what to
+            do, '' when it can.
         """
         self._journal = journal
         self._driver_for = driver_for
         self._guest_for = guest_for
         self._ask_source = ask_source
         self._push_destination = push_destination
+        self._no_vmm = no_vmm
         self._mutex = threading.RLock()
 
     def start(self) -> list[str]:
@@ -235,6 +249,10 @@ class Recovery:
                      if _guest_was(entry) else None)
             if guest is not None:
                 held.callback(guest.close)
+            elif entry.record.get('guest') and (why := self._no_vmm()):
+                raise custody.MoveFailed(
+                    f'the guest of instance {entry.instance_uuid} took part '
+                    f'in the move and can not be reached: {why}')
             device = self._driver_for(entry.vf_address).open(
                 entry.vf_address)
             held.callback(device.close)
@@ -250,8 +268,8 @@ class Recovery:
                                             run=_guest_ran(entry))
         reason = entry.record.get('reason') or (
             'the transfer was under way when the agent ended')
-        if lost:
-            reason = f'{reason}; {lost}'
+        for what in (lost, _gone(entry, guest)):
+            reason += f'; {what}' if what else ''
         self._end(entry, phases.Phase.RETURNED, phases.Outcome(
             entry.record.get('outcome') or phases.Outcome.FAILED), reason)
         self._journal.settle(entry.migration_uuid, entry.role)
@@ -263,15 +281,18 @@ class Recovery:
                                expected=State.PREPARED)
         with self._hands_on(entry) as (device, guest):
             custody.run_at_destination(device, guest, run=_guest_ran(entry))
+        reason = _gone(entry, guest)
         self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
-                  '')
-        return f'{entry.peer_host} has given it up: it runs here'
+                  reason)
+        return (f'{entry.peer_host} has given it up: it runs here'
+                + (f'; {reason}' if reason else ''))
 
     def _drop(self, entry: journal_.Entry) -> str:
         if entry.state is not State.DROPPED:
             self._journal.move(entry.migration_uuid, entry.role,
                                State.DROPPED, expected=entry.state)
         if entry.state is not State.RESERVED:
+            # It never ran here: one that can't be found now loses nothing.
             guest = self._guest_for(entry.instance_uuid)
             custody.cancel_memory(guest)
             if guest is not None:
