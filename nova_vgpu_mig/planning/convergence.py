@@ -28,6 +28,8 @@ import math
 
 from nova_vgpu_mig.planning import downtime
 
+_MIB = 2 ** 20
+
 MAX_ROUNDS = 30
 """A bound for workloads that shrink for ever without arriving."""
 
@@ -141,11 +143,12 @@ def _abort(why: str, rounds: Sequence[Observation], limit_seconds: float,
 
 
 def _round_up(rate: float) -> float:
-    """Return at least `rate`, with two digits that people can read."""
+    """Return at least `rate`, with two digits of MiB that people can read."""
     if rate <= 0:
         return 0.0
-    step = 10.0 ** (math.floor(math.log10(rate)) - 1)
-    return math.ceil(rate / step) * step
+    mib = rate / _MIB
+    step = 10.0 ** (math.floor(math.log10(mib)) - 1)
+    return math.ceil(mib / step) * step * _MIB
 
 
 def _ms(seconds: float) -> str:
@@ -155,12 +158,9 @@ def _ms(seconds: float) -> str:
 
 
 def _size(number: float) -> str:
-    return f'{number / 2 ** 20:.0f} MiB'
+    return f'{number / _MIB:.0f} MiB'
 
 
 def _rate(rate: float) -> str:
-    unit, factor = next(
-        (scale for scale in (('GB/s', 1e9), ('MB/s', 1e6))
-         if rate >= scale[1]), ('kB/s', 1e3))
-    value = rate / factor
-    return f'{value:.{0 if value >= 10 else 1}f} {unit}'
+    mib = rate / _MIB
+    return f'{mib:,.0f} MiB/s' if mib >= 10 else f'{mib:.2g} MiB/s'

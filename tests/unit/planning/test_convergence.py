@@ -62,8 +62,8 @@ class TestDecide(base.BaseTestCase):
         self.assertIs(convergence.Action.CONTINUE, decide(dirty).action)
         decision = decide([*dirty, 710 * MIB])
         self.assertIs(convergence.Action.ABORT, decision.action)
-        self.assertIn('would need a limit of 765 ms or 2.8 GB/s instead of '
-                      '1.0 GB/s', decision.reason)
+        self.assertIn('would need a limit of 765 ms or 2,600 MiB/s '
+                      'instead of 954 MiB/s', decision.reason)
         self.assertLess(len(decision.reason), 200)
 
     def test_one_bad_round_is_not_a_stall(self):
