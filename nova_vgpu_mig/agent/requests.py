@@ -62,7 +62,9 @@ def refuse_unfit(node: node_.Node,
     if holder is not None:
         raise errors.VFTaken(
             f'VF {address} of {node.host} is held by migration '
-            f'{holder.migration_uuid} ({holder.role}, {holder.state})')
+            f'{holder.migration_uuid} ({holder.role}, {holder.state}); see '
+            f'"nova-vgpu-mig --host {node.host} show '
+            f'{holder.migration_uuid}"')
     if not vf.free:
         raise errors.VFTaken(
             f'VF {address} of {node.host} is in use: a guest driver is '

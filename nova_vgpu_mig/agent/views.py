@@ -104,7 +104,7 @@ class Experience:
         origin = (f'the median of the last {self.moves} completed moves '
                   'from this host' if self.moves else
                   'assumed, as no move from this host has measured them')
-        return (f'{self.bandwidth / 1e6:.0f} MB/s and fixed costs of '
+        return (f'{self.bandwidth / 2 ** 20:.0f} MiB/s and fixed costs of '
                 f'{self.costs.total * 1000:.0f} ms are {origin}')
 
 
@@ -217,7 +217,8 @@ class Views:
             f'agent of {self.host}: the journal knows no migration '
             f'{migration_uuid or "of instance " + str(instance_uuid)}'
             + (f' as {role}' if role else '')
-            + '; "nova-vgpu-mig list" shows those it knows')
+            + f'; "nova-vgpu-mig --host {self.host} list" shows those it '
+            f'knows')
 
     def values(self, entry: journal.Entry) -> dict[str, Any]:
         """Return the record: the live one, else the journal's."""

@@ -13,6 +13,7 @@
 """Asking several agents: what was found, and who did not answer."""
 
 from collections.abc import Iterable
+import shlex
 from typing import Any
 import uuid
 
@@ -25,6 +26,18 @@ from nova_vgpu_mig.agent import rpcapi
 def request() -> context.RequestContext:
     """A context for what an operator asks, with an id for the logs."""
     return context.RequestContext(request_id=f'req-{uuid.uuid4()}')
+
+
+def typed(app: Any, *words: str) -> str:
+    """Return a command that can be typed to ask the same agents.
+
+    :param app: the OperatorApp, with its `hosts` and options.
+    """
+    files = app.options.config_file or ()
+    return shlex.join([
+        'nova-vgpu-mig',
+        *(word for file in files for word in ('--config-file', file)),
+        *(word for host in app.hosts for word in ('--host', host)), *words])
 
 
 def everywhere(api: rpcapi.AgentAPI, hosts: Iterable[str]

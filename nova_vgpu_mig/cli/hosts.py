@@ -22,6 +22,7 @@ from cliff import lister
 from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.cli import ask
+from nova_vgpu_mig.cli import blocks
 
 COLUMNS = ('Host', 'Release', 'RPC', 'Data address', 'Carriers', 'PF',
            'VFs', 'Free VFs')
@@ -37,7 +38,7 @@ def rows(found: objects.HostDescription) -> list[tuple[Any, ...]]:
             for pool in found.as_pools()] or [(*head, '', 0, 0)]
 
 
-class ListHosts(lister.Lister):  # type: ignore[misc]
+class ListHosts(blocks.InBlocks, lister.Lister):  # type: ignore[misc]
     """List the agents of the given hosts, with releases and free VFs."""
 
     def take_action(self, parsed_args: Any) -> Any:

@@ -20,6 +20,7 @@ from cliff import lister
 from cliff import show
 
 from nova_vgpu_mig.cli import ask
+from nova_vgpu_mig.cli import blocks
 from nova_vgpu_mig.cli import report
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import recovery
@@ -40,7 +41,7 @@ def row(host: str, entry: dict[str, Any]) -> tuple[str, ...]:
             record['reason'])
 
 
-class ListMoves(lister.Lister):  # type: ignore[misc]
+class ListMoves(blocks.InBlocks, lister.Lister):  # type: ignore[misc]
     """List the moves that the agents of the given hosts know."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -59,7 +60,7 @@ class ListMoves(lister.Lister):  # type: ignore[misc]
                          if not (parsed_args.open and entry['settled'])]
 
 
-class ShowMove(show.ShowOne):  # type: ignore[misc]
+class ShowMove(blocks.InBlocks, show.ShowOne):  # type: ignore[misc]
     """Show one move in full, from one side.
 
     A table has numbers with their units; other formats have the record.
@@ -80,7 +81,8 @@ class ShowMove(show.ShowOne):  # type: ignore[misc]
         if not sides:
             raise RuntimeError(
                 '; '.join([f'{", ".join(self.app.hosts)}: no move of '
-                           f'{parsed_args.uuid}', *missing]))
+                           f'{parsed_args.uuid}', *missing])
+                + f'; "{ask.typed(self.app, "list")}" shows what is known')
         sides.sort(key=lambda s: s[1]['record']['role'] != 'source')
         host, entry = sides[0]
         if parsed_args.formatter == 'table':
@@ -123,6 +125,10 @@ class ResolveMove(command.Command):  # type: ignore[misc]
             dry_run=not parsed_args.yes)
         self.app.stdout.write(f'{answer["explanation"]}\n')
         if not parsed_args.yes:
-            self.app.stdout.write('Nothing was done; --yes does it.\n')
+            again = ask.typed(
+                self.app, 'resolve', parsed_args.uuid, '--role',
+                parsed_args.role, '--action', parsed_args.action, '--yes')
+            self.app.stdout.write(
+                f'Nothing was done. This does it:\n  {again}\n')
             return 0
         return 0 if answer['done'] else 1

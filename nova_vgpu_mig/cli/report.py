@@ -93,24 +93,49 @@ def _downtime(record: dict[str, Any]) -> list[Line]:
 
 
 def _plan(plan: dict[str, Any]) -> list[Line]:
-    """The plan has no fixed form between releases: names as they came."""
-    return [(f'Plan: {name.replace("_", " ")}', _value(name, value))
-            for name, value in plan.items() if value not in (None, '', {})]
+    """The plan has no fixed form between releases: names as they came.
+
+    But without the units in them: a value tells its own. What is there twice
+    in two units is told once.
+    """
+    made: dict[str, str] = {}
+    for name, value in plan.items():
+        if value not in (None, '', {}):
+            made.setdefault(_label(name), _value(name, value))
+    return [(f'Plan: {label}', text) for label, text in made.items()]
+
+
+def _label(name: str) -> str:
+    for suffix in ('_bytes_per_second', '_ms'):
+        name = name.removesuffix(suffix)
+    if name.endswith(('downtime_seconds', 'limit_seconds')):
+        name = name.removesuffix('_seconds')
+    elif name.endswith('seconds'):
+        name = f'{name.removesuffix("seconds")}time'
+    return name.replace('_', ' ')
 
 
 def _value(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return 'yes' if value else 'no'
     if isinstance(value, int | float):
-        if name.endswith('bytes_per_second'):
-            return f'{mib(value)}/s'
-        if name.endswith('bytes'):
-            return mib(value)
-        return f'{value:,.3f}'.rstrip('0').rstrip('.')
+        return _number(name, value)
     if isinstance(value, dict):
         return ', '.join(f'{key} {_value(name, inner)}'
                          for key, inner in value.items())
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(name: str, value: float) -> str:
+    if name.endswith('bytes_per_second'):
+        return f'{mib(value)}/s'
+    if name.endswith('bytes'):
+        return mib(value)
+    if name.endswith(('seconds', 'downtime_parts')):
+        return ms(value)
+    if name.endswith('_ms'):
+        return ms(value / 1000)
+    return f'{value:,.3f}'.rstrip('0').rstrip('.')
 
 
 def _round(values: dict[str, Any]) -> Line:

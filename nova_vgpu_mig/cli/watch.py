@@ -12,9 +12,10 @@
 
 """watch: one move, as it goes on.
 
-One line for each change on a pipe, one line rewritten in place on a
-terminal. It polls: a move takes seconds, and a subscription would need a
-queue that outlives a CLI which is ended with Ctrl-C.
+One line for each change on a pipe, one text rewritten in place on a
+terminal, over as many rows as it needs. It polls: a move takes seconds, and
+a subscription would need a queue that outlives a CLI which is ended with
+Ctrl-C.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import time
 from typing import Any
 
 from cliff import command
+from cliff import utils
 
 from nova_vgpu_mig.cli import ask
 from nova_vgpu_mig.migration import phases
@@ -56,6 +58,13 @@ def line(record: record_.MigrationRecord) -> str:
     return '  '.join(parts)
 
 
+def rewritten(shown: str, text: str, width: int) -> str:
+    """Return what puts `text` on a terminal in place of `shown`. Pure."""
+    above = max(0, len(shown) - 1) // width if width else 0
+    up = f'\033[{above}A' if above else ''
+    return f'\r{up}\033[J{text}'
+
+
 class WatchMove(command.Command):  # type: ignore[misc]
     """Follow a move until it ends; the exit status is 0 if it completed."""
 
@@ -78,7 +87,8 @@ class WatchMove(command.Command):  # type: ignore[misc]
                 role=phases.Role.SOURCE)
             text = line(record)
             if text != shown:
-                out.write(f'\r\033[K{text}' if live else f'{text}\n')
+                out.write(rewritten(shown, text, utils.terminal_width() or 0)
+                          if live else f'{text}\n')
                 out.flush()
                 shown = text
             if record.phase.terminal or record.outcome is not None:
@@ -97,5 +107,6 @@ class WatchMove(command.Command):  # type: ignore[misc]
         if not sides:
             raise RuntimeError(
                 '; '.join([f'{", ".join(self.app.hosts)}: no move away of '
-                           f'instance {instance}', *missing]))
+                           f'instance {instance}', *missing])
+                + f'; "{ask.typed(self.app, "list")}" shows what is known')
         return sides[0][0]

@@ -177,7 +177,9 @@ class Journal:
                         f'{role} of instance {there.instance_uuid} with VF '
                         f'{there.vf_address}')
                 return there
-            self._refuse_second(db, role, uuid, instance, vf)
+            self._refuse_second(
+                db, role, uuid, instance, vf,
+                record['source_host' if source else 'destination_host'])
             # Here nothing stands still yet.
             db.execute(
                 'DELETE FROM moves WHERE settled = 1 AND number <= ('
@@ -191,7 +193,8 @@ class Journal:
         return self.get(uuid, role)
 
     def _refuse_second(self, db: sqlite3.Connection, role: phases.Role,
-                       uuid: str, instance: str, vf: str) -> None:
+                       uuid: str, instance: str, vf: str,
+                       own_host: str) -> None:
         for what, where, values in (
                 (f'VF {vf}', 'vf_address = ?', (vf,)),
                 (f'instance {instance}', 'instance_uuid = ? AND role = ?',
@@ -203,7 +206,7 @@ class Journal:
                 raise AlreadyMoving(
                     f'migration {uuid}: {what} is held by migration '
                     f'{row[0]} ({row[1]}, {row[2]}); wait for it, or see '
-                    f'"nova-vgpu-mig show {row[0]}"')
+                    f'"nova-vgpu-mig --host {own_host} show {row[0]}"')
 
     def move(self, migration_uuid: str, role: phases.Role, to: State, *,
              expected: State | None = None, deadline: float | None = None,

@@ -12,10 +12,13 @@
 
 """What an operator reads, from values."""
 
+import types
 import unittest
+import uuid
 
 from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.cli import ask
+from nova_vgpu_mig.cli import blocks
 from nova_vgpu_mig.cli import hosts
 from nova_vgpu_mig.cli import moves
 from nova_vgpu_mig.cli import report
@@ -76,6 +79,8 @@ class TestOutput(unittest.TestCase):
             downtime_seconds=0.1234, downtime_parts={'vcpus': 0.02},
             plan={'total_bytes': 3 * 2 ** 20, 'converges': True,
                   'bandwidth_bytes_per_second': 2.0 ** 30,
+                  'total_seconds': 2.5, 'limit_seconds': 0.3,
+                  'limit_ms': 300.0, 'downtime_ms': 120.0,
                   'downtime_parts': {'state': 0.5}, 'rounds': None},
             phase_times={'run': 1700000001.5, 'claimed': 1700000000.0},
             rounds=[record.Round(number=1, frame_buffer_bytes=2 ** 21,
@@ -85,9 +90,12 @@ class TestOutput(unittest.TestCase):
         self.assertEqual('20.0 ms', found['- vcpus'])
         self.assertEqual('3.0 MiB', found['Plan: total bytes'])
         self.assertEqual('1,024.0 MiB/s',
-                         found['Plan: bandwidth bytes per second'])
+                         found['Plan: bandwidth'])
+        self.assertEqual('2,500.0 ms', found['Plan: total time'])
+        self.assertEqual('300.0 ms', found['Plan: limit'])
+        self.assertEqual('120.0 ms', found['Plan: downtime'])
         self.assertEqual('yes', found['Plan: converges'])
-        self.assertEqual('state 0.5', found['Plan: downtime parts'])
+        self.assertEqual('state 500.0 ms', found['Plan: downtime parts'])
         self.assertEqual('2.0 MiB frame buffer in 250.0 ms',
                          found['Round 1'])
         self.assertIn('Stop-copy', found)
@@ -97,6 +105,36 @@ class TestOutput(unittest.TestCase):
                          found['Phase run'])
         for text in found.values():
             self.assertNotRegex(text, r'[{\[]|None|True')
+
+    def test_a_block_breaks_no_uuid(self) -> None:
+        number = str(uuid.uuid4())
+        text = blocks.block(
+            ('Migration', 'Reason', 'Outcome'),
+            (number, f'see "nova-vgpu-mig --host c1 show {number}", or wait '
+             'until the source has answered', ''), 60)
+        rows = text.splitlines()
+        self.assertEqual(f'Migration  {number}', rows[0])
+        self.assertLessEqual(max(map(len, rows)), 60)
+        self.assertEqual(2, text.count(number))
+        self.assertNotIn('Outcome', text)
+
+    def test_a_pipe_gets_a_line_for_each_value(self) -> None:
+        text = blocks.block(('Reason',), ('word ' * 100 + 'end',), 0)
+        self.assertEqual(1, len(text.splitlines()))
+
+    def test_what_is_told_to_be_typed_is_a_command(self) -> None:
+        told = types.SimpleNamespace(
+            hosts=['c1'], options=types.SimpleNamespace(
+                config_file=['/a file']))
+        self.assertEqual(
+            "nova-vgpu-mig --config-file '/a file' --host c1 list",
+            ask.typed(told, 'list'))
+
+    def test_a_long_line_is_rewritten_over_all_its_rows(self) -> None:
+        self.assertEqual('\r\033[Jnew', watch.rewritten('x' * 80, 'new', 80))
+        self.assertEqual('\r\033[2A\033[Jnew',
+                         watch.rewritten('x' * 161, 'new', 80))
+        self.assertEqual('\r\033[Jnew', watch.rewritten('', 'new', 0))
 
     def test_line_before_anything_is_known(self) -> None:
         self.assertIn('claimed', watch.line(made()))

@@ -124,6 +124,8 @@ class JournalTest(base.BaseTestCase):
                                   source_vf='0000:81:00.1')
         self.assertIn(first.migration_uuid, str(error))
         self.assertIn('VF 0000:81:00.1', str(error))
+        self.assertIn(f'"nova-vgpu-mig --host one show '
+                      f'{first.migration_uuid}"', str(error))
         # Nor as a destination.
         self.assertRaises(journal.AlreadyMoving, self.begin, DESTINATION,
                           destination_vf='0000:81:00.1')
