@@ -143,6 +143,9 @@ static struct file *walk(struct vgpu *gpu, enum vfio_device_mig_state target)
 			fput(file);
 			return ERR_PTR(-EINVAL);
 		}
+		/* The core knows no way out of ERROR, and warns when asked. */
+		if (gpu->state == VFIO_DEVICE_STATE_ERROR)
+			return ERR_PTR(-EINVAL);
 		ret = vfio_mig_get_next_state(&gpu->vdev, gpu->state, target,
 					      &next);
 		if (!ret)
