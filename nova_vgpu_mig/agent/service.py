@@ -14,8 +14,10 @@
 
 `Agent` runs in threads and can live inside another process, from a
 ConfigOpts of its own; `AgentService` is the same as a service of
-oslo.service. Recovery runs before any call is answered, so that nobody is
-told a state which recovery is about to change.
+oslo.service. What recovery can decide alone it does before any call is
+answered, so that nobody is told a state which is about to change. What needs
+another agent's word is left to the first round of housekeeping, when calls
+are answered: two agents that start together would wait for each other.
 """
 
 import contextlib
@@ -83,8 +85,9 @@ class Agent:
             LOG.warning('Recovery: %s', sentence)
         view = agent_views.Views(node)
         steps = agent_steps.Steps(node, view, recovery)
-        self._keep_house(node, steps)
         self._serve(transport, manager.AgentManager(view, steps), steps)
+        # Not before: it asks agents that may have to ask this one.
+        self._keep_house(node, steps)
         # First of all: a move in pre-copy needs the time to go back.
         self._closing.callback(node.moves.stop)
         LOG.info('Agent of %s: RPC on %s, VF state on %s:%s', self.host,
@@ -109,7 +112,7 @@ class Agent:
     def _keep_house(self, node: node_.Node,
                     steps: agent_steps.Steps) -> None:
         def loop() -> None:
-            while not self._down.wait(self._options.periodic_seconds):
+            while not self._down.is_set():
                 try:
                     node.look_for_vmm()
                     for sentence in steps.housekeep():
@@ -117,6 +120,7 @@ class Agent:
                 except Exception:
                     LOG.exception('Housekeeping failed; it goes on at the '
                                   'next time')
+                self._down.wait(self._options.periodic_seconds)
 
         thread = threading.Thread(target=loop, name='housekeeping')
         thread.start()

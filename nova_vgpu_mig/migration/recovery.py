@@ -50,6 +50,36 @@ class Resolution:
     explanation: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Deed:
+    """What came of one look at one entry."""
+
+    done: bool = False
+    text: str = ''
+    """A sentence, '' where there is nothing to say."""
+
+    question: Action | None = None
+    """ASK or PUSH: nothing is decided before the peer has answered."""
+
+
+def _waits(entry: journal_.Entry, answer: doubt.Answer) -> str:
+    """Why nothing is done although the peer was asked."""
+    if entry.role is phases.Role.SOURCE:
+        return (f'given up; {entry.peer_host} has been told to run it and is '
+                f'{answer.state or "silent"}')
+    return (f'in doubt: waits, paused, for the journal of {entry.peer_host} '
+            f'(now: {answer.state or "no answer"})')
+
+
+def _because(entry: journal_.Entry, choice: Choice,
+             why: str) -> journal_.Entry:
+    """The entry, with an operator's reason in its record."""
+    if choice is not Choice.DROP:
+        return entry
+    return dataclasses.replace(entry, record={
+        **entry.record, 'reason': doubt.by_operator(why)})
+
+
 def _guest_was(entry: journal_.Entry) -> str:
     """MigrationRecord.guest; RUNNING where an entry is older than that."""
     return str(entry.record.get('guest', vmm_port.GuestState.RUNNING))
@@ -100,28 +130,48 @@ class Recovery:
         self._mutex = threading.RLock()
 
     def start(self) -> list[str]:
-        """At the agent's start, before any migration: every entry.
+        """At the agent's start, before any migration: what needs no peer.
+
+        The rest is the first round of housekeeping's: nobody can be asked
+        before this agent answers, because the peer may be starting too.
 
         :returns: one sentence for each thing done or still in doubt.
         """
-        return [said for entry in self._journal.entries(unsettled=True)
-                if (said := self._step(entry, restarted=True))]
+        said = []
+        for entry in self._journal.entries(unsettled=True):
+            deed = self._decide(entry, restarted=True)
+            said.append(deed.text if deed.question is None else self._say(
+                entry, f'{entry.state}; {entry.peer_host} is asked as soon '
+                f'as this agent answers'))
+        return [sentence for sentence in said if sentence]
 
     def housekeep(self, live: Container[tuple[str, phases.Role]],
                   turn: Turn = lambda uuid: contextlib.nullcontext(True)
                   ) -> list[str]:
         """Periodically: reservations past their time, doubts, retries.
 
+        Peers are asked last, so that a silent one keeps nothing waiting.
+
         :param live: (migration uuid, role) that a SourceMigration or
             DestinationMigration serves now; they are left alone.
         :param turn: keeps the other steps of one migration out as long as
-            it is held; not True while one is under way: next time.
+            it is held; not True while one is under way: next time. Not held
+            while a peer is asked.
         """
-        said = []
+        said, questions = [], []
         for entry in self._journal.entries(unsettled=True):
             with turn(entry.migration_uuid) as ours:
+                deed = (self._decide(entry, restarted=False, live=live)
+                        if ours else _Deed())
+            said.append(deed.text)
+            if deed.question is not None:
+                questions.append((entry, deed.question))
+        for entry, question in questions:
+            answer = self._hear(entry, question)
+            with turn(entry.migration_uuid) as ours:
                 if ours:
-                    said.append(self._step(entry, restarted=False, live=live))
+                    said.append(self._decide(entry, restarted=False,
+                                             live=live, answer=answer).text)
         return [sentence for sentence in said if sentence]
 
     def step(self, migration_uuid: str, role: phases.Role) -> str:
@@ -132,8 +182,12 @@ class Recovery:
 
         :raises journal.NotInJournal: no such entry.
         """
-        return self._step(self._journal.get(migration_uuid, role),
-                          restarted=True)
+        entry = self._journal.get(migration_uuid, role)
+        deed = self._decide(entry, restarted=True)
+        if deed.question is not None:
+            deed = self._decide(entry, restarted=True,
+                                answer=self._hear(entry, deed.question))
+        return deed.text
 
     def finish(self, migration_uuid: str, role: phases.Role) -> None:
         """Release what a completed move holds; FINISHED; idempotent.
@@ -170,66 +224,72 @@ class Recovery:
         :raises ResolveRefused: it would break an invariant.
         :raises journal.NotInJournal: no such entry.
         """
-        with self._mutex:
-            entry = self._journal.get(migration_uuid, role)
-            answer = None
-            if entry.state is State.PREPARED:
-                answer = doubt.Answer(self._ask_source(entry))
-            action, why = doubt.judge(entry, choice, answer)
-            if dry_run or action in (Action.NOTHING, Action.WAIT):
-                return Resolution(False, why)
-            if action is Action.DROP and choice is Choice.DROP:
-                entry = dataclasses.replace(entry, record={
-                    **entry.record, 'reason': doubt.by_operator(why)})
-            done, said = self._act(entry, action, restarted=True)
-            return Resolution(done, f'{why}; {said}')
+        answer = None
+        while True:
+            with self._mutex:
+                entry = self._journal.get(migration_uuid, role)
+                if entry.state is not State.PREPARED or answer is not None:
+                    action, why = doubt.judge(entry, choice, answer)
+                    if dry_run or action in (Action.NOTHING, Action.WAIT):
+                        return Resolution(False, why)
+                    if action is not Action.PUSH:
+                        deed = self._act(_because(entry, choice, why), action)
+                        return Resolution(deed.done, f'{why}; {deed.text}')
+                    break
+            answer = self._hear(entry, Action.ASK)
+        deed = self._decide(entry, restarted=True,
+                            answer=self._hear(entry, action))
+        return Resolution(deed.done, f'{why}; {deed.text}')
 
-    def _step(self, entry: journal_.Entry, *, restarted: bool,
-              live: Container[tuple[str, phases.Role]] = ()) -> str:
+    def _hear(self, entry: journal_.Entry, question: Action) -> doubt.Answer:
+        """What the peer says.
+
+        Never with the mutex: it may take its time, and it may have to ask
+        this agent before it answers.
+        """
+        if question is Action.PUSH:
+            return self._push_destination(entry)
+        return doubt.Answer(self._ask_source(entry))
+
+    def _decide(self, entry: journal_.Entry, *, restarted: bool,
+                live: Container[tuple[str, phases.Role]] = (),
+                answer: doubt.Answer | None = None) -> _Deed:
+        """Decide on what the entry is now, and act unless a peer must say.
+
+        :param answer: of the peer. It may be old by now, and the entry
+            another one: what counts in it can't change any more (doubt.py).
+        """
         with self._mutex:
             # It may have changed since it was listed, or become live while
             # we waited. First the state: a move is live before it loads.
             entry = self._journal.get(entry.migration_uuid, entry.role)
             if (entry.migration_uuid, entry.role) in live:
-                return ''
+                return _Deed()
             action = doubt.decide(entry, restarted=restarted,
-                                  now=time.time())
-            said = self._act(entry, action, restarted=restarted)[1]
-        if said:
-            LOG.info('%s', said)
-        return said
+                                  now=time.time(), answer=answer)
+            if action in (Action.ASK, Action.PUSH):
+                return _Deed(question=action)
+            if action is Action.WAIT and answer is not None:
+                deed = _Deed(text=self._say(entry, _waits(entry, answer)))
+            else:
+                deed = self._act(entry, action)
+        if deed.text:
+            LOG.info('%s', deed.text)
+        return deed
 
-    def _act(self, entry: journal_.Entry, action: Action, *,
-             restarted: bool) -> tuple[bool, str]:
-        """Whether it was done, and a sentence; never raises for hardware."""
-        if action is Action.ASK:
-            answer = doubt.Answer(self._ask_source(entry))
-            action = doubt.decide(entry, restarted=restarted,
-                                  now=time.time(), answer=answer)
-            if action is Action.WAIT:
-                return False, self._say(
-                    entry, f'in doubt: waits, paused, for the journal of '
-                    f'{entry.peer_host} '
-                    f'(now: {answer.state or "no answer"})')
-        if action is Action.PUSH:
-            answer = self._push_destination(entry)
-            action = doubt.decide(entry, restarted=restarted,
-                                  now=time.time(), answer=answer)
-            if action is Action.WAIT:
-                return False, self._say(
-                    entry, f'given up; {entry.peer_host} has been told to '
-                    f'run it and is {answer.state or "silent"}')
+    def _act(self, entry: journal_.Entry, action: Action) -> _Deed:
+        """Carry it out; never raises for hardware."""
         acts = {Action.RETURN: self._return, Action.OWN: self._own,
                 Action.DROP: self._drop, Action.COMPLETE: self._complete}
         if action not in acts:
-            return False, ''
+            return _Deed()
         try:
-            return True, self._say(entry, acts[action](entry))
+            return _Deed(True, self._say(entry, acts[action](entry)))
         except (*custody.EXPECTED, journal_.JournalError,
                 LookupError) as exc:
-            return False, self._say(
+            return _Deed(text=self._say(
                 entry, f'"{action}" failed and is tried again: '
-                f'{custody.explain(exc)}')
+                f'{custody.explain(exc)}'))
 
     @staticmethod
     def _say(entry: journal_.Entry, what: str) -> str:

@@ -123,6 +123,7 @@ class SourceKilledTest(BothEnds, CrashCase):
         alive.set()
         told = said.start()
         self.assertEqual(1, len(told), told)
+        said.housekeep(())
         self.move.destination.look()
         return said
 
@@ -183,6 +184,7 @@ class DestinationKilledTest(BothEnds, CrashCase):
         self.said = self.recovery(self.there, self.here, DESTINATION)
         told = self.said.start()
         self.assertEqual(1, len(told), told)
+        self.said.housekeep(())
         self.assertEqual([], self.said.start())
 
     def _offer(self):

@@ -13,7 +13,16 @@
 """What an agent does by itself from its start on."""
 
 import pathlib
+import threading
+from unittest import mock
+import uuid
 
+from nova_vgpu_mig.agent import errors
+from nova_vgpu_mig.agent import node
+from nova_vgpu_mig.migration import journal
+from nova_vgpu_mig.migration import ownership
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record
 from tests import gpu_lab
 from tests.unit.agent import agents
 
@@ -33,3 +42,42 @@ class TestVMM(agents.AgentsCase):
         folder.mkdir()
         gpu_lab.until(lambda: carriers() == ['agent'],
                       'the VMM port to be found')
+
+
+class TestStart(agents.AgentsCase):
+
+    def doubt(self) -> None:
+        """Leave a verified VF in the journal of b, whose agent is down."""
+        self.b.stop()
+        migration = str(uuid.uuid4())
+        values = record.MigrationRecord(
+            migration, str(uuid.uuid4()), phases.Role.DESTINATION,
+            self.a.name, self.b.name, self.a.vfs[0], self.b.vfs[1])
+        book = journal.Journal(
+            str(self.b.folder / self.b.name / 'journal.sqlite'))
+        book.begin(phases.Role.DESTINATION, values.as_dict())
+        for state in (ownership.State.LOADING, ownership.State.PREPARED):
+            book.move(migration, phases.Role.DESTINATION, state)
+        book.close()
+
+    def test_peers_are_asked_when_calls_are_answered(self) -> None:
+        self.doubt()
+        self.b.conf.set_override('periodic_seconds', 3600, 'vgpu_mig_agent')
+        answered: list[bool] = []
+        asked = threading.Event()
+
+        def ask(this: node.Node, entry: journal.Entry) -> None:
+            # What the peer may have to do before it has an answer.
+            try:
+                self.api.describe(self.ctxt, self.b.name)
+            except errors.AgentUnreachable:
+                answered.append(False)
+            else:
+                answered.append(True)
+            asked.set()
+
+        with mock.patch.object(node.Node, 'ask_source', ask):
+            self.b.start()
+            # At once, not after a period.
+            self.assertTrue(asked.wait(gpu_lab.PATIENCE))
+        self.assertEqual([True], answered)

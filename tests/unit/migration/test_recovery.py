@@ -14,6 +14,8 @@
 
 import pathlib
 import tempfile
+import threading
+import time
 import uuid
 
 from oslotest import base
@@ -195,3 +197,104 @@ class GoneTest(RecoveryCase):
         self.recovery.housekeep(())
         self.assertTrue(self.get(migration, SOURCE).settled)
         self.assertEqual('running', guest.now)
+
+
+class SilentPeerTest(RecoveryCase):
+    """A peer that does not answer keeps nobody else waiting."""
+
+    def setUp(self):
+        super().setUp()
+        self.asked, self.answering = threading.Event(), threading.Event()
+        self.doubtful = self.entry(DESTINATION, *self.prepared)
+        self.answers[self.doubtful] = State.GIVEN_UP
+
+    def ask(self, entry):
+        self.asked.set()
+        self.answering.wait()
+        return super().ask(entry)
+
+    def in_thread(self, call, *args):
+        thread = threading.Thread(target=call, args=args)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(self.answering.set)
+        return thread
+
+    def others_go_on(self, call, *args):
+        """`call` asks, in vain; somebody else's entry is decided."""
+        asking = self.in_thread(call, *args)
+        self.assertTrue(self.asked.wait(PATIENCE))
+        other = self.entry(SOURCE)
+        step = self.in_thread(self.recovery.step, other, SOURCE)
+        step.join(PATIENCE)
+        self.assertFalse(step.is_alive())
+        self.assertTrue(self.get(other, SOURCE).settled)
+        self.answering.set()
+        asking.join(PATIENCE)
+        self.assertEqual(State.OWNED,
+                         self.get(self.doubtful, DESTINATION).state)
+
+    def test_housekeeping(self):
+        overdue = self.entry(DESTINATION, deadline=time.time() - 1)
+        newest = self.entry(DESTINATION, *self.prepared)
+        self.answers[newest] = State.RETURNED
+        self.others_go_on(self.recovery.housekeep, ())
+        self.assertEqual(State.DROPPED, self.get(newest, DESTINATION).state)
+        self.assertEqual(State.DROPPED, self.get(overdue, DESTINATION).state)
+
+    def test_in_the_same_round(self):
+        overdue = self.entry(DESTINATION, deadline=time.time() - 1)
+        newest = self.entry(DESTINATION, *self.prepared)
+        self.in_thread(self.recovery.housekeep, ())
+        self.assertTrue(self.asked.wait(PATIENCE))
+        self.assertEqual(State.DROPPED, self.get(overdue, DESTINATION).state)
+        self.assertEqual(State.PREPARED, self.get(newest, DESTINATION).state)
+
+    def test_a_step(self):
+        self.others_go_on(self.recovery.step, self.doubtful, DESTINATION)
+
+    def test_an_operator(self):
+        self.others_go_on(self.recovery.resolve, self.doubtful, DESTINATION,
+                          recovery.Choice.AUTO)
+
+    def test_somebody_has_decided_meanwhile(self):
+        step = self.in_thread(self.recovery.step, self.doubtful, DESTINATION)
+        self.assertTrue(self.asked.wait(PATIENCE))
+        self.journal.move(self.doubtful, DESTINATION, State.DROPPED)
+        self.answering.set()
+        step.join(PATIENCE)
+        entry = self.get(self.doubtful, DESTINATION)
+        self.assertEqual((State.DROPPED, True), (entry.state, entry.settled))
+        self.assertEqual('stopped',
+                         self.guest_of(self.doubtful, DESTINATION).now)
+
+    def test_become_live_meanwhile(self):
+        live = set()
+        step = self.in_thread(self.recovery.housekeep, live)
+        self.assertTrue(self.asked.wait(PATIENCE))
+        live.add((self.doubtful, DESTINATION))
+        self.answering.set()
+        step.join(PATIENCE)
+        self.assertEqual(State.PREPARED,
+                         self.get(self.doubtful, DESTINATION).state)
+
+
+class StartTest(RecoveryCase):
+
+    def test_only_what_needs_no_peer(self):
+        prepared = self.entry(DESTINATION, *self.prepared)
+        given_up = self.entry(SOURCE, State.GIVEN_UP)
+        active = self.entry(SOURCE)
+        self.answers = {prepared: State.GIVEN_UP, given_up: doubt.Answer(
+            State.OWNED, phases.Outcome.COMPLETED)}
+        said = self.recovery.start()
+        self.assertEqual(3, len(said))
+        self.assertEqual(2, sum('is asked as soon' in one for one in said))
+        self.assertTrue(self.get(active, SOURCE).settled)
+        self.assertEqual(State.PREPARED,
+                         self.get(prepared, DESTINATION).state)
+        self.assertIsNone(self.get(given_up, SOURCE).record['outcome'])
+        self.recovery.housekeep(())
+        self.assertEqual(State.OWNED, self.get(prepared, DESTINATION).state)
+        self.assertEqual('completed',
+                         self.get(given_up, SOURCE).record['outcome'])
