@@ -71,6 +71,10 @@ class Intake:
             self._verify_memory(verify)
         except frames.FrameError as exc:
             raise self._channel.violation(exc) from exc
+        # From RUNNING, where a reset ends, STOP is reached just as well.
+        if self._device.state() is not contract.DeviceState.RESUMING:
+            raise Refused(f'VF {self._device.address} was reset after its '
+                          f'state had come')
         self._device.set_state(contract.DeviceState.STOP)
 
     def _begin(self) -> None:
