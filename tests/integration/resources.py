@@ -36,6 +36,16 @@ def of_processes(pids: Iterable[int]) -> list[dict[str, int]]:
     return [of_process(pid) for pid in pids]
 
 
+def grown(before: list[dict[str, int]], now: list[dict[str, int]]) -> bool:
+    """Whether any process holds more of anything than it did before.
+
+    Less is no fault: a connection may have been about to close before.
+    """
+    return any(held.get(what, 0) > had.get(what, 0)
+               for had, held in zip(before, now, strict=True)
+               for what in held)
+
+
 def anonymous_bytes(pid: int) -> int:
     """RssAnon: memory of the process alone, without what is shared."""
     status = pathlib.Path('/proc', str(pid), 'status').read_text()
