@@ -113,12 +113,15 @@ class Tenancy:
                             role: phases.Role) -> bool:
         """Whether Nova has given the VF to the VM that is to move now.
 
-        :raises custody.MoveFailed: the VM that moved away is here still.
+        :raises custody.MoveFailed: the VM that moved away is here still,
+            or it can't be told.
         """
         if (entry.role is not SOURCE or role is not SOURCE
                 or entry.vf_address != request.source_vf
                 or entry.instance_uuid == request.instance_uuid):
             return False
+        if entry.record.get('guest') and (why := self._node.look_for_vmm()):
+            raise custody.MoveFailed(why)
         guest = self._node.guest(entry.instance_uuid)
         if guest is not None:
             guest.close()

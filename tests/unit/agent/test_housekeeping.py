@@ -38,6 +38,7 @@ from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.migration import recovery
 from nova_vgpu_mig.vmm import port
+from nova_vgpu_mig.vmm import registry
 from tests import gpu_lab
 from tests.unit.agent import agents
 
@@ -232,6 +233,22 @@ class TestForgotten(HousekeepingCase):
         self.vmm.guests.clear()
         self.make_way(SOURCE)
         self.assertEqual([], self.gpu.scrubbed)
+        self.assertEqual(State.FINISHED, self.state(migration, SOURCE))
+
+    def test_a_vmm_that_can_not_be_asked_says_nothing(self) -> None:
+        migration = self.completed(SOURCE, source_vf=VF, guest='running')
+        vmm, self.node.vmm = self.node.vmm, None
+
+        def fails() -> port.VMMPort:
+            raise registry.NoVMMPort('no VMM answers')
+
+        self.node.find_vmm = fails
+        with self.assertRaises(errors.VFTaken) as caught:
+            self.make_way(SOURCE)
+        self.assertIn('no VMM answers', caught.exception.message)
+        self.assertEqual(State.GIVEN_UP, self.state(migration, SOURCE))
+        self.node.vmm = vmm
+        self.make_way(SOURCE)
         self.assertEqual(State.FINISHED, self.state(migration, SOURCE))
 
     def test_the_dead_copy_of_a_vm_is_not_moved_again(self) -> None:
