@@ -90,7 +90,7 @@ File with the journal of moves: who may run which VF.
 
 It must survive a restart of the agent and of the host, and it must be on a
 local file system that honours fsync. Never delete it while ``nova-vgpu-mig
-list`` shows a move that has not ended: the right to run a VM's VF is an entry
+--host HOST list --open`` shows a move: the right to run a VM's VF is an entry
 in it.
 """),
     cfg.IntOpt(
