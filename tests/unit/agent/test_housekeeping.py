@@ -254,7 +254,6 @@ class TestForgotten(HousekeepingCase):
     def test_the_dead_copy_of_a_vm_is_not_moved_again(self) -> None:
         migration = self.completed(SOURCE, source_vf=VF)
         left = self.journal.get(migration, SOURCE).instance_uuid
-        self.vmm.guests.add(left)
         self.gpu.busy = DeviceBusy(VF, 'a guest holds it')
         with self.assertRaises(errors.VFTaken):
             self.make_way(SOURCE, instance_uuid=left)
