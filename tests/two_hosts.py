@@ -115,7 +115,8 @@ def heard(host: Host, entry: journal.Entry) -> doubt.Answer:
     made = host.journal.get(entry.migration_uuid, phases.Role.DESTINATION)
     outcome = made.record.get('outcome')
     return doubt.Answer(made.state,
-                        phases.Outcome(outcome) if outcome else None)
+                        phases.Outcome(outcome) if outcome else None,
+                        made.record['reason'])
 
 
 class Pair:

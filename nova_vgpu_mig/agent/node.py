@@ -135,7 +135,9 @@ class Node:
             outcome = said['outcome']
             return doubt.Answer(
                 ownership.State(said['state']),
-                phases.Outcome(outcome) if outcome else None)
+                phases.Outcome(outcome) if outcome else None,
+                # Missing where the agent there is an older one.
+                str(said.get('reason') or ''))
         except (errors.AgentError, KeyError, ValueError):
             return doubt.Answer()
 

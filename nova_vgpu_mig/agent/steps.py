@@ -361,7 +361,8 @@ class Steps:
                 self._recovery.step(migration_uuid, DESTINATION)
         entry = self.journal.get(migration_uuid, DESTINATION)
         return {'state': str(entry.state),
-                'outcome': entry.record.get('outcome')}
+                'outcome': entry.record.get('outcome'),
+                'reason': entry.record.get('reason')}
 
     @translation.translated
     def resolve(self, migration_uuid: str, role: phases.Role,

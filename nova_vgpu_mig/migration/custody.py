@@ -107,8 +107,26 @@ def cancel_memory(guest: vmm_port.Guest | None) -> None:
                     explain(exc))
 
 
+def reset_before_run(device: contract.MigrationDevice) -> str:
+    """What is lost when a VF was reset before it was first run here.
+
+    A reset ends in RUNNING, and nothing else but a run leads there from the
+    STOP in which a VF is verified.
+
+    :returns: '' when it is as it was left.
+    :raises contract.DeviceError: the device does not answer.
+    """
+    if not serves(device):
+        return ''
+    lost = (f'VF {device.address} was reset between PREPARED and its first '
+            f'run: its GPU state is lost')
+    LOG.error('%s; the guest gets it all the same', lost)
+    return lost
+
+
 def return_to_source(device: contract.MigrationDevice | None,
-                     guest: vmm_port.Guest | None, *, run: bool) -> str:
+                     guest: vmm_port.Guest | None, *, run: bool,
+                     left_running: bool = False) -> str:
     """Let VF and guest go on at the source, whatever it takes.
 
     A VF that can't go on is reset: the guest's driver then sees a GPU that
@@ -116,6 +134,10 @@ def return_to_source(device: contract.MigrationDevice | None,
 
     :param run: whether the guest ran before the move; a paused one is left
         as it is.
+    :param left_running: whether this handle has taken the VF out of RUNNING;
+        one that is RUNNING then was reset. A reset before that leaves no
+        trace in the contract, nor does one before the handle was opened: a
+        VF whose handle was closed may be RUNNING again by that alone.
     :returns: what could not be kept, '' when all is as before.
     :raises contract.DeviceError, vmm_port.VMMError: not even that; try
         again later.
@@ -123,12 +145,17 @@ def return_to_source(device: contract.MigrationDevice | None,
     lost = ''
     if device is not None:
         try:
+            if left_running and serves(device):
+                lost = (f'VF {device.address} was reset during the move: its '
+                        f'GPU state is lost')
             run_device(device)
         except contract.DeviceError as exc:
             lost = (f'the VF had to be reset, its GPU state is lost: '
                     f'{explain(exc)}')
             device.reset()
             run_device(device)
+    if lost:
+        LOG.error('%s; the guest goes on all the same', lost)
     if guest is not None and run:
         guest.run()
     return lost

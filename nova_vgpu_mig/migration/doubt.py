@@ -67,6 +67,9 @@ class Answer:
     outcome: phases.Outcome | None = None
     """Of the other side's record."""
 
+    reason: str = ''
+    """Of the other side's record too."""
+
     @property
     def runs(self) -> bool:
         """Whether a destination has run the VF, not only may run it."""

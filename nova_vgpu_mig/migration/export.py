@@ -68,6 +68,11 @@ class Export:
         self.lap_began = 0.0
         """When the part of the downtime that runs now began."""
 
+    @property
+    def left_running(self) -> bool:
+        """Whether `device` was taken out of RUNNING."""
+        return self.device is not None and self._stream is not None
+
     def open(self) -> tuple[channel_.Channel, precopy.Load]:
         """Open the device, connect, agree, and begin pre-copy."""
         record, offer = self._progress.record, self._offer

@@ -161,11 +161,12 @@ def lengths(kind: Kind, bounds: Bounds) -> range:
         Kind.UNIT: UNIT_PREFIX + bounds.unit_size,
         Kind.ZERO: _RUN.size,
         Kind.VERIFY: _VERIFY.size + 8 * bounds.units,
-        Kind.RAN: _RAN.size,
         Kind.FENCE: _SECONDS.size,
     }
     if kind is Kind.STREAM:
         return range(STREAM_PREFIX + 1, STREAM_PREFIX + MAX_STREAM + 1)
+    if kind is Kind.RAN:
+        return range(_RAN.size, _RAN.size + MAX_TEXT + 1)
     if kind is Kind.FAIL:
         return range(0, MAX_TEXT + 1)
     length = exact.get(kind, 0)
@@ -297,14 +298,18 @@ def decode_verify(body: bytes, bounds: Bounds) -> Verify:
     return Verify(size, digest, text, body[_VERIFY.size:])
 
 
-def encode_ran(commit_seconds: float, run_seconds: float) -> bytes:
-    return _RAN.pack(commit_seconds, run_seconds)
+def encode_ran(commit_seconds: float, run_seconds: float,
+               lost: str = '') -> bytes:
+    """:param lost: what the guest has lost; as without it when nothing."""
+    return _RAN.pack(commit_seconds, run_seconds) + encode_text(lost)
 
 
-def decode_ran(body: bytes) -> tuple[float, float]:
-    """Seconds for the durable OWNED, and from then until the guest ran."""
-    commit, run = _RAN.unpack(body)
-    return _seconds(commit), _seconds(run)
+def decode_ran(body: bytes) -> tuple[float, float, str]:
+    """Seconds for the durable OWNED, and from then until the guest ran;
+    and what it has lost, '' when nothing.
+    """
+    commit, run = _RAN.unpack(body[:_RAN.size])
+    return _seconds(commit), _seconds(run), decode_text(body[_RAN.size:])
 
 
 def encode_fence(seconds: float | None) -> bytes:

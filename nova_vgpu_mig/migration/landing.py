@@ -64,8 +64,6 @@ class Landing:
         self._guest = guest
         self._record = progress.record
         self._uuid = progress.record.migration_uuid
-        self._untouched = True
-        """No run was tried: the VF has to be in STOP."""
         self._lost = ''
         self._doubts = False
         self._told_to_drop: str | None = None
@@ -140,9 +138,7 @@ class Landing:
         """The VF is ours: run it, whatever it takes."""
         self._progress.enter(phases.Phase.RUN)
         began = time.monotonic()
-        if not self._retried(lambda: self._journal.move(
-                self._uuid, phases.Role.DESTINATION, State.OWNED,
-                expected=State.PREPARED)):
+        if not self._retried(self._own_durably):
             return
         owned = time.monotonic()
         if not self._retried(self._run_here):
@@ -150,7 +146,8 @@ class Landing:
         ran = time.monotonic()
         if channel is not None:
             self._tell(channel, frames.Kind.RAN,
-                       frames.encode_ran(owned - began, ran - owned))
+                       frames.encode_ran(owned - began, ran - owned,
+                                         self._lost))
         self._progress.end(phases.Phase.COMPLETED,
                            phases.Outcome.COMPLETED, self._lost)
         seconds = self._first_fence()
@@ -158,16 +155,26 @@ class Landing:
             self._tell(channel, frames.Kind.FENCE,
                        frames.encode_fence(seconds))
 
+    def _own_durably(self) -> None:
+        # That a run was tried is written with the right to it, not after
+        # the look at the VF: that would be another fsync while it stands
+        # still, for the moment between the two.
+        values = self._progress.values() | {'run_tried': True, 'reason': ''}
+        self._journal.move(self._uuid, phases.Role.DESTINATION, State.OWNED,
+                           expected=State.PREPARED, record=values)
+
     def _run_here(self) -> None:
         # A handle is used once: one that failed may be dead for ever.
         device, self._device = self._device, None
         device = device or self._reopen()
-        if self._untouched and custody.serves(device):
-            self._lost = (f'VF {device.address} was reset between PREPARED '
-                          f'and its first run: its GPU state is lost')
-            LOG.error('migration %s: %s; the guest is run all the same',
-                      self._uuid, self._lost)
-        self._untouched = False
+        if not self._record.run_tried:
+            self._lost = custody.reset_before_run(device)
+            with self._progress.lock:
+                self._record.run_tried = True
+                self._record.reason = self._lost
+            if self._lost:
+                # Recovery, if it has to go on here, can't see it any more.
+                self._progress.save()
         custody.run_at_destination(device, self._guest, run=self._runs())
 
     def _runs(self) -> bool:

@@ -66,6 +66,10 @@ class MigrationRecord:
     """What the guest was when the move began, and has to be at either end
     of it: a vmm.port.GuestState; '' as long as none takes part."""
 
+    run_tried: bool = False
+    """Destination: the VF may have been run, so that one that is served
+    needs no reset to be so."""
+
     phase: phases.Phase = phases.Phase.CLAIMED
     outcome: phases.Outcome | None = None
     reason: str = ''

@@ -272,15 +272,18 @@ class Recovery:
             if action is Action.WAIT and answer is not None:
                 deed = _Deed(text=self._say(entry, _waits(entry, answer)))
             else:
-                deed = self._act(entry, action)
+                deed = self._act(entry, action, answer)
         if deed.text:
             LOG.info('%s', deed.text)
         return deed
 
-    def _act(self, entry: journal_.Entry, action: Action) -> _Deed:
+    def _act(self, entry: journal_.Entry, action: Action,
+             answer: doubt.Answer | None = None) -> _Deed:
         """Carry it out; never raises for hardware."""
-        acts = {Action.RETURN: self._return, Action.OWN: self._own,
-                Action.DROP: self._drop, Action.COMPLETE: self._complete}
+        acts: dict[Action, Callable[[journal_.Entry], str]] = {
+            Action.RETURN: self._return, Action.OWN: self._own,
+            Action.DROP: self._drop,
+            Action.COMPLETE: lambda one: self._complete(one, answer)}
         if action not in acts:
             return _Deed()
         try:
@@ -336,12 +339,22 @@ class Recovery:
         return f'runs on here: {reason}'
 
     def _own(self, entry: journal_.Entry) -> str:
+        values = dict(entry.record)
         if entry.state is State.PREPARED:
+            values |= {'run_tried': False, 'reason': ''}
             self._journal.move(entry.migration_uuid, entry.role, State.OWNED,
-                               expected=State.PREPARED)
+                               expected=State.PREPARED, record=values)
         with self._hands_on(entry) as (device, guest):
+            # An OWNED from before it was noted may have been run.
+            if not values.get('run_tried', True):
+                values |= {'run_tried': True,
+                           'reason': custody.reset_before_run(device)}
+                self._journal.save_record(entry.migration_uuid, entry.role,
+                                          values)
             custody.run_at_destination(device, guest, run=_guest_ran(entry))
-        reason = _gone(entry, guest)
+        reason = '; '.join(filter(None, (values.get('reason'),
+                                         _gone(entry, guest))))
+        entry = dataclasses.replace(entry, record=values)
         self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
                   reason)
         return (f'{entry.peer_host} has given it up: it runs here'
@@ -367,9 +380,14 @@ class Recovery:
         self._journal.settle(entry.migration_uuid, entry.role)
         return f'dropped: {reason}'
 
-    def _complete(self, entry: journal_.Entry) -> str:
+    def _complete(self, entry: journal_.Entry,
+                  answer: doubt.Answer | None) -> str:
+        lost = ''
+        if answer is not None and answer.reason:
+            lost = f'{entry.peer_host}: {answer.reason}'
+            LOG.error('migration %s: %s', entry.migration_uuid, lost)
         self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
-                  '')
+                  lost)
         return f'given up; {entry.peer_host} runs it'
 
     def _end(self, entry: journal_.Entry, phase: phases.Phase,

@@ -167,7 +167,8 @@ class SourceMigration:
             head = channel.receive(frozenset((frames.Kind.RAN,)),
                                    self._limits.load_seconds)
             ran_at = time.monotonic()
-            _, run_seconds = frames.decode_ran(channel.read(head.length))
+            _, run_seconds, lost = frames.decode_ran(
+                channel.read(head.length))
         except Exception as exc:
             with self._progress.lock:
                 record.reason = (
@@ -179,7 +180,11 @@ class SourceMigration:
             return
         if record.guest != vmm_port.GuestState.PAUSED:
             self._measure(ran_at, run_seconds)
-        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
+        if lost:
+            lost = f'{record.destination_host}: {lost}'
+            LOG.error('migration %s: %s', record.migration_uuid, lost)
+        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
+                           lost)
         self._await_fence(channel)
 
     def _measure(self, ran_at: float, run_seconds: float) -> None:
@@ -248,7 +253,8 @@ class SourceMigration:
             custody.cancel_memory(self._guest)
             lost = custody.return_to_source(
                 self._export.device, self._guest,
-                run=record.guest == vmm_port.GuestState.RUNNING)
+                run=record.guest == vmm_port.GuestState.RUNNING,
+                left_running=self._export.left_running)
         except custody.EXPECTED as error:
             lost, settled = (f'going back failed, tried again: '
                              f'{custody.explain(error)}'), False

@@ -108,6 +108,18 @@ class RestartTest(LandingCase):
         self.assert_equal_to_twin(self.there, self.target, self.moved)
 
 
+    def test_a_reset_before_the_run(self):
+        here, _ = self.restarted()
+        self.there.admin.call('reset', vf=self.target)
+        here.housekeep(())
+        for host, role in ((self.here, phases.Role.SOURCE),
+                           (self.there, phases.Role.DESTINATION)):
+            values = host.journal.get(self.move.uuid, role).record
+            self.assertEqual('completed', values['outcome'])
+            self.assertIn('GPU state is lost', values['reason'])
+        self.assertEqual('running', self.moved.call('state'))
+
+
 class HousekeepingTest(LandingCase):
 
     def test_a_move_that_became_live_meanwhile(self):
@@ -152,13 +164,28 @@ class ResetTest(LandingCase):
         self.assertEqual('RUNNING',
                          self.here.vf(self.vf)['migration_state'])
 
+    def test_the_source_is_aborted_after_it(self):
+        def reset():
+            self.here.admin.call('reset', vf=self.vf)
+            self.move.source.abort('enough')
+
+        self.move.on_phase[Phase.PRECOPY] = reset
+        done = self.move.run()
+        self.assertIs(phases.Outcome.ABORTED, done.outcome)
+        self.assertEqual(f'enough; VF {self.vf} was reset during the move: '
+                         f'its GPU state is lost', done.reason)
+
     def test_the_destination_after_prepared(self):
         self.move.on_phase[Phase.COMMIT] = (
             lambda: self.there.admin.call('reset', vf=self.target))
-        self.move.run()
+        done = self.move.run()
         self.assertTrue(self.move.destination.wait(PATIENCE))
-        self.assertIn('GPU state is lost',
-                      self.move.destination.record.reason)
+        lost = self.move.destination.record.reason
+        self.assertIn('GPU state is lost', lost)
+        # The operator looks at the source's report first.
+        self.assertEqual((f'{self.there.name}: {lost}',
+                          phases.Outcome.COMPLETED),
+                         (done.reason, done.outcome))
         self.assertEqual('running', self.moved.call('state'))
         self.assertEqual('paused', self.vm.call('state'))
 

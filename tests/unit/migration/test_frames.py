@@ -164,12 +164,21 @@ class BodyTest(base.BaseTestCase):
         self.assertEqual(verify, frames.decode_verify(body, bounds))
 
     def test_durations_are_durations(self):
-        self.assertEqual((0.5, 2.0),
+        self.assertEqual((0.5, 2.0, ''),
                          frames.decode_ran(frames.encode_ran(0.5, 2.0)))
         for value in (float('nan'), float('inf'), -0.5, 1e9):
             self.assertRaises(frames.FrameError, frames.decode_ran,
                               frames.encode_ran(value, 0.0))
         self.assertIsNone(frames.decode_fence(frames.encode_fence(None)))
+
+    def test_what_was_lost_comes_behind(self):
+        body = frames.encode_ran(0.5, 2.0, 'all of it')
+        self.assertEqual((0.5, 2.0, 'all of it'), frames.decode_ran(body))
+        # An agent that knows of no such thing takes it when it is empty.
+        self.assertEqual(16, len(frames.encode_ran(0.5, 2.0)))
+        valid = frames.lengths(frames.Kind.RAN, frames.Bounds())
+        longest = frames.encode_ran(0.0, 0.0, 'x' * 2 * frames.MAX_TEXT)
+        self.assertEqual((16, len(longest)), (valid.start, valid.stop - 1))
 
     @hypothesis.given(strategies.text())
     def test_a_reason_can_be_shown(self, text):

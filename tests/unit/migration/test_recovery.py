@@ -27,6 +27,7 @@ from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record
 from nova_vgpu_mig.migration import recovery
+from nova_vgpu_mig.vmm import port
 
 Device = contract.DeviceState
 State = ownership.State
@@ -71,8 +72,12 @@ class Guest:
     def __init__(self, instance_uuid):
         self.instance_uuid = instance_uuid
         self.now = 'stopped'
+        self.fails = 0
 
     def run(self):
+        if self.fails:
+            self.fails -= 1
+            raise port.VMMError('not yet')
         self.now = 'running'
 
     def take_over(self):
@@ -298,3 +303,64 @@ class StartTest(RecoveryCase):
         self.assertEqual(State.OWNED, self.get(prepared, DESTINATION).state)
         self.assertEqual('completed',
                          self.get(given_up, SOURCE).record['outcome'])
+
+
+class ResetTest(RecoveryCase):
+    """A VF that was reset between PREPARED and its first run here."""
+
+    def reset_at(self, *states, **changes):
+        migration = self.entry(DESTINATION, *states, **changes)
+        self.answers[migration] = State.GIVEN_UP
+        self.vf.reset()
+        return migration
+
+    def reason(self, migration):
+        self.recovery.step(migration, DESTINATION)
+        return self.get(migration, DESTINATION).record['reason']
+
+    def test_in_prepared(self):
+        migration = self.reset_at(*self.prepared)
+        self.assertIn('GPU state is lost', self.reason(migration))
+        self.assertEqual('completed', self.get(
+            migration, DESTINATION).record['outcome'])
+
+    def test_owned_and_no_run_tried(self):
+        migration = self.reset_at(*self.prepared, State.OWNED)
+        self.assertIn('GPU state is lost', self.reason(migration))
+
+    def test_owned_and_perhaps_run(self):
+        migration = self.reset_at(*self.prepared, State.OWNED,
+                                  run_tried=True)
+        self.assertEqual('', self.reason(migration))
+
+    def test_owned_before_it_was_noted(self):
+        migration = self.reset_at(*self.prepared, State.OWNED)
+        values = self.get(migration, DESTINATION).record
+        del values['run_tried']
+        self.journal.save_record(migration, DESTINATION, values)
+        self.assertEqual('', self.reason(migration))
+
+    def test_a_run_that_fails_first(self):
+        migration = self.reset_at(*self.prepared)
+        self.guest_of(migration, DESTINATION).fails = 1
+        self.assertIn('GPU state is lost', self.reason(migration))
+        self.assertIsNone(self.get(migration, DESTINATION).record['outcome'])
+        self.assertIn('GPU state is lost', self.reason(migration))
+        self.assertEqual('completed', self.get(
+            migration, DESTINATION).record['outcome'])
+
+    def test_the_run_itself_is_no_reset(self):
+        migration = self.entry(DESTINATION, *self.prepared)
+        self.answers[migration] = State.GIVEN_UP
+        self.guest_of(migration, DESTINATION).fails = 1
+        self.assertEqual('', self.reason(migration))
+        self.assertEqual(Device.RUNNING, self.vf.now)
+        self.assertEqual('', self.reason(migration))
+
+    def test_the_source_is_told(self):
+        migration = self.entry(SOURCE, State.GIVEN_UP)
+        self.answers[migration] = doubt.Answer(
+            State.OWNED, phases.Outcome.COMPLETED, 'its GPU state is lost')
+        self.recovery.step(migration, SOURCE)
+        self.assertEqual('there: its GPU state is lost',
+                         self.get(migration, SOURCE).record['reason'])
