@@ -29,7 +29,7 @@
 
 #include "vgpu_lab.h"
 
-#define MIB (1ULL << 20)
+#define MIB (1024ULL * 1024)
 
 static struct vgpu_type types[] = {
 	{

@@ -179,7 +179,8 @@ ssize_t vgpu_pci_write(struct vfio_device *vdev, const char __user *buf,
 		if (offset % 4 || length % 4)
 			return -EINVAL;
 		for (i = 0; i < length; i += 4)
-			bar_write(gpu, offset + i, get_unaligned_le32(data + i));
+			bar_write(gpu, offset + i,
+				  get_unaligned_le32(data + i));
 	}
 	*ppos += length;
 	return length;
@@ -217,7 +218,7 @@ static long get_region_info(void __user *arg)
 	return copy_to_user(arg, &info, least) ? -EFAULT : 0;
 }
 
-/* All indices of a PCI device exist, and none has an interrupt. */
+/* No interrupt at any index, and as of no PCIe device no error one at all. */
 static long get_irq_info(void __user *arg)
 {
 	size_t least = offsetofend(struct vfio_irq_info, count);
@@ -225,7 +226,8 @@ static long get_irq_info(void __user *arg)
 
 	if (copy_from_user(&info, arg, least))
 		return -EFAULT;
-	if (info.argsz < least || info.index >= VFIO_PCI_NUM_IRQS)
+	if (info.argsz < least || info.index >= VFIO_PCI_NUM_IRQS ||
+	    info.index == VFIO_PCI_ERR_IRQ_INDEX)
 		return -EINVAL;
 	info.flags = 0;
 	info.count = 0;

@@ -229,7 +229,7 @@ static ssize_t read_locked(struct vgpu_session *session, char __user *buf,
 
 	if (session->ended)
 		return -ENODEV;
-	/* One record at most: a long read must not keep a state from changing. */
+	/* One record at most: a long read must not hold states up. */
 	count = min_t(size_t, count, VGPU_RECORD_SIZE);
 	while (done < count) {
 		if (session->stage == VGPU_STAGE_NONE &&

@@ -80,16 +80,15 @@ static int pass_knobs(struct vgpu *gpu, int next)
 {
 	struct vgpu_knobs *knobs = &gpu->knobs;
 	unsigned int generation = gpu->generation;
-	unsigned int delay_ms = knobs->delay_ms;
+	unsigned long delay = msecs_to_jiffies(knobs->delay_ms);
 	long ret = 0;
 
 	if (knobs->hold == next)
 		ret = hold(gpu, next, generation);
-	if (!ret && delay_ms) {
+	if (!ret && delay) {
 		mutex_unlock(&gpu->lock);
-		ret = wait_event_interruptible_timeout(knobs->wait,
-				given_up(gpu, generation),
-				msecs_to_jiffies(delay_ms));
+		ret = wait_event_interruptible_timeout(
+			knobs->wait, given_up(gpu, generation), delay);
 		mutex_lock(&gpu->lock);
 		ret = min(ret, 0L);
 	}

@@ -66,7 +66,7 @@ struct vgpu_program {
 };
 
 struct vgpu_workload {
-	struct mutex lock;
+	struct mutex lock;	/* all of this, and the memory's words */
 	wait_queue_head_t wait;
 	struct task_struct *thread;
 	struct vgpu_program program;
@@ -96,8 +96,8 @@ struct vgpu_session;
 
 struct vgpu {
 	struct vfio_device vdev;	/* first: vfio_alloc_device() */
-	struct mutex transition;
-	struct mutex lock;
+	struct mutex transition;	/* one SET_STATE at a time */
+	struct mutex lock;	/* state, session, identity, knobs */
 	enum vfio_device_mig_state state;
 	unsigned int generation;
 	bool open;

@@ -19,15 +19,15 @@
 #include <linux/log2.h>
 #include <linux/math64.h>
 #include <linux/sched.h>
+#include <linux/sizes.h>
 
 #include "vgpu_lab.h"
 
 /* Words in one go: bounds how long a change of state waits. */
 #define BATCH		8192
 #define TICK		msecs_to_jiffies(4)
-#define MAX_RATE	(64ULL << 30)
+#define MAX_RATE	(65536ULL * SZ_1M)
 #define MAX_PENDING	(1ULL << 48)
-#define PAGE		4096ULL
 #define GOLDEN		0x9e3779b97f4a7c15ULL
 
 static u64 generator_from(u64 seed)
@@ -130,6 +130,16 @@ static bool has_work(struct vgpu_workload *work)
 		READ_ONCE(work->program.bytes_per_second));
 }
 
+static bool wanted(struct vgpu_workload *work)
+{
+	return has_work(work) || kthread_should_stop();
+}
+
+static bool rung(struct vgpu_workload *work)
+{
+	return READ_ONCE(work->pending) || kthread_should_stop();
+}
+
 static int work_thread(void *data)
 {
 	struct vgpu *gpu = data;
@@ -140,12 +150,8 @@ static int work_thread(void *data)
 			cond_resched();
 			continue;
 		}
-		wait_event_interruptible(work->wait, kthread_should_stop() ||
-						     has_work(work));
-		wait_event_interruptible_timeout(work->wait,
-						 kthread_should_stop() ||
-						 READ_ONCE(work->pending),
-						 TICK);
+		wait_event_interruptible(work->wait, wanted(work));
+		wait_event_interruptible_timeout(work->wait, rung(work), TICK);
 	}
 	return 0;
 }
@@ -210,10 +216,10 @@ int vgpu_workload_check(struct vgpu *gpu, const struct vgpu_program *program)
 {
 	if (!is_power_of_2(program->stride_bytes) ||
 	    program->stride_bytes < sizeof(u64) ||
-	    program->stride_bytes > PAGE)
+	    program->stride_bytes > SZ_4K)
 		return -EINVAL;
 	if (!program->working_set_bytes ||
-	    program->working_set_bytes % PAGE ||
+	    program->working_set_bytes % SZ_4K ||
 	    program->working_set_bytes > gpu->memory.size)
 		return -EINVAL;
 	return program->bytes_per_second > MAX_RATE ? -EINVAL : 0;
