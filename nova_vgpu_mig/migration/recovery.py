@@ -13,14 +13,14 @@
 
 """What an agent does with its journal: at its start, and every few seconds.
 
-What to do is decided in doubt.py; this carries it out. Everything here may
-fail and is then tried again by the next round: an entry stays unsettled
-until what it demands has been done.
+What to do is decided in doubt.py, and endings.py does it; this is when, for
+which entry, and whom to ask first. Everything may fail and is then tried
+again by the next round: an entry stays unsettled until what it demands has
+been done.
 """
 
 from collections.abc import Callable
 from collections.abc import Container
-from collections.abc import Iterator
 import contextlib
 import dataclasses
 import logging
@@ -30,6 +30,7 @@ import time
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import custody
 from nova_vgpu_mig.migration import doubt
+from nova_vgpu_mig.migration import endings
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
@@ -80,25 +81,6 @@ def _because(entry: journal_.Entry, choice: Choice,
         **entry.record, 'reason': doubt.by_operator(why)})
 
 
-def _guest_was(entry: journal_.Entry) -> str:
-    """MigrationRecord.guest; RUNNING where an entry is older than that."""
-    return str(entry.record.get('guest', vmm_port.GuestState.RUNNING))
-
-
-def _guest_ran(entry: journal_.Entry) -> bool:
-    return _guest_was(entry) == vmm_port.GuestState.RUNNING
-
-
-def _gone(entry: journal_.Entry, guest: vmm_port.Guest | None) -> str:
-    """Say so, and log it, when a guest that took part is not there."""
-    if guest is not None or not entry.record.get('guest'):
-        return ''
-    what = (f'the guest of instance {entry.instance_uuid}, which took part '
-            f'in the move, is gone from this host: only its VF goes on')
-    LOG.error('migration %s: %s', entry.migration_uuid, what)
-    return what
-
-
 class Recovery:
     """Carries out decisions on entries that no live migration serves."""
 
@@ -123,10 +105,10 @@ class Recovery:
         """
         self._journal = journal
         self._driver_for = driver_for
-        self._guest_for = guest_for
         self._ask_source = ask_source
         self._push_destination = push_destination
-        self._no_vmm = no_vmm
+        self._endings = endings.Endings(journal, driver_for, guest_for,
+                                        no_vmm)
         self._mutex = threading.RLock()
 
     def start(self) -> list[str]:
@@ -211,7 +193,7 @@ class Recovery:
                 self._driver_for(entry.vf_address).scrub(entry.vf_address)
             elif not doubt.completed(entry):
                 # OWNED is the right to run, not that it does.
-                self._own(entry)
+                self._endings.own(entry)
             self._journal.move(migration_uuid, role, State.FINISHED)
 
     def resolve(self, migration_uuid: str, role: phases.Role,
@@ -280,10 +262,11 @@ class Recovery:
     def _act(self, entry: journal_.Entry, action: Action,
              answer: doubt.Answer | None = None) -> _Deed:
         """Carry it out; never raises for hardware."""
+        ends = self._endings
         acts: dict[Action, Callable[[journal_.Entry], str]] = {
-            Action.RETURN: self._return, Action.OWN: self._own,
-            Action.DROP: self._drop,
-            Action.COMPLETE: lambda one: self._complete(one, answer)}
+            Action.RETURN: ends.give_back, Action.OWN: ends.own,
+            Action.DROP: ends.drop,
+            Action.COMPLETE: lambda one: ends.complete(one, answer)}
         if action not in acts:
             return _Deed()
         try:
@@ -298,104 +281,3 @@ class Recovery:
     def _say(entry: journal_.Entry, what: str) -> str:
         return (f'migration {entry.migration_uuid}, {entry.role}, VF '
                 f'{entry.vf_address}: {what}')
-
-    @contextlib.contextmanager
-    def _hands_on(self, entry: journal_.Entry) -> Iterator[
-            tuple[contract.MigrationDevice, vmm_port.Guest | None]]:
-        """The VF and its guest, opened; closed when they are left.
-
-        No guest is one that took no part, even if there is one: it was not
-        touched.
-        """
-        with contextlib.ExitStack() as held:
-            guest = (self._guest_for(entry.instance_uuid)
-                     if _guest_was(entry) else None)
-            if guest is not None:
-                held.callback(guest.close)
-            elif entry.record.get('guest') and (why := self._no_vmm()):
-                raise custody.MoveFailed(
-                    f'the guest of instance {entry.instance_uuid} took part '
-                    f'in the move and can not be reached: {why}')
-            device = self._driver_for(entry.vf_address).open(
-                entry.vf_address)
-            held.callback(device.close)
-            yield device, guest
-
-    def _return(self, entry: journal_.Entry) -> str:
-        if entry.state is State.ACTIVE:
-            self._journal.move(entry.migration_uuid, entry.role,
-                               State.RETURNED, expected=State.ACTIVE)
-        with self._hands_on(entry) as (device, guest):
-            custody.cancel_memory(guest)
-            lost = custody.return_to_source(device, guest,
-                                            run=_guest_ran(entry))
-        reason = entry.record.get('reason') or (
-            'the transfer was under way when the agent ended')
-        for what in (lost, _gone(entry, guest)):
-            reason += f'; {what}' if what else ''
-        self._end(entry, phases.Phase.RETURNED, phases.Outcome(
-            entry.record.get('outcome') or phases.Outcome.FAILED), reason)
-        self._journal.settle(entry.migration_uuid, entry.role)
-        return f'runs on here: {reason}'
-
-    def _own(self, entry: journal_.Entry) -> str:
-        values = dict(entry.record)
-        if entry.state is State.PREPARED:
-            values |= {'run_tried': False, 'reason': ''}
-            self._journal.move(entry.migration_uuid, entry.role, State.OWNED,
-                               expected=State.PREPARED, record=values)
-        with self._hands_on(entry) as (device, guest):
-            # An OWNED from before it was noted may have been run.
-            if not values.get('run_tried', True):
-                values |= {'run_tried': True,
-                           'reason': custody.reset_before_run(device)}
-                self._journal.save_record(entry.migration_uuid, entry.role,
-                                          values)
-            custody.run_at_destination(device, guest, run=_guest_ran(entry))
-        reason = '; '.join(filter(None, (values.get('reason'),
-                                         _gone(entry, guest))))
-        entry = dataclasses.replace(entry, record=values)
-        self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
-                  reason)
-        return (f'{entry.peer_host} has given it up: it runs here'
-                + (f'; {reason}' if reason else ''))
-
-    def _drop(self, entry: journal_.Entry) -> str:
-        if entry.state is not State.DROPPED:
-            self._journal.move(entry.migration_uuid, entry.role,
-                               State.DROPPED, expected=entry.state)
-        if entry.state is not State.RESERVED:
-            # It never ran here: one that can't be found now loses nothing.
-            guest = self._guest_for(entry.instance_uuid)
-            custody.cancel_memory(guest)
-            if guest is not None:
-                guest.close()
-            custody.discard(self._driver_for(entry.vf_address),
-                            entry.vf_address, None)
-        reason = entry.record.get('reason') or (
-            'the reservation has ended' if entry.overdue(time.time())
-            else 'the transfer was under way when the agent ended')
-        self._end(entry, phases.Phase.RETURNED, phases.Outcome(
-            entry.record.get('outcome') or phases.Outcome.FAILED), reason)
-        self._journal.settle(entry.migration_uuid, entry.role)
-        return f'dropped: {reason}'
-
-    def _complete(self, entry: journal_.Entry,
-                  answer: doubt.Answer | None) -> str:
-        lost = ''
-        if answer is not None and answer.reason:
-            lost = f'{entry.peer_host}: {answer.reason}'
-            LOG.error('migration %s: %s', entry.migration_uuid, lost)
-        self._end(entry, phases.Phase.COMPLETED, phases.Outcome.COMPLETED,
-                  lost)
-        return f'given up; {entry.peer_host} runs it'
-
-    def _end(self, entry: journal_.Entry, phase: phases.Phase,
-             outcome: phases.Outcome, reason: str) -> None:
-        values = entry.record | {
-            'phase': phase.value, 'outcome': outcome.value,
-            'reason': reason, 'remaining_bytes': 0}
-        times = dict(values.get('phase_times') or {})
-        times.setdefault(phase.value, time.time())
-        values['phase_times'] = times
-        self._journal.save_record(entry.migration_uuid, entry.role, values)
