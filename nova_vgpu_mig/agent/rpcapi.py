@@ -324,8 +324,8 @@ class AgentAPI:
         The destination believes the source's journal only and asks it.
 
         :returns: `state`, that of the destination's journal afterwards,
-            and `outcome`, that of its record: OWNED is the right to run,
-            and only the outcome says that the VF has run.
+            and `outcome` and `reason`, those of its record: OWNED is the
+            right to run, and only the outcome says that the VF has run.
         """
         result: dict[str, Any] = self._step(ctxt, host, 'commit',
                                             migration_uuid=migration_uuid)
