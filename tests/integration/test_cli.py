@@ -26,11 +26,17 @@ from tests.integration import cluster
 class TestInDoubt(cluster.ClusterCase):
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # An agent asks a source that is gone up to three times over before
+        # it has resolved a move: the operator's patience is the product's.
+        patient = self.b.folder / 'operator.conf'
+        patient.write_text('[vgpu_mig_agent]\nstep_timeout = 120\n')
         return subprocess.run(
             [sys.executable, '-W', 'ignore', '-m',
-             'nova_vgpu_mig.cmd.operator', '--config-file',
-             str(self.b.config), '--host', self.b.name, *arguments],
-            capture_output=True, text=True, timeout=gpu_lab.PATIENCE,
+             'nova_vgpu_mig.cmd.operator',
+             '--config-file', str(self.b.config),
+             '--config-file', str(patient),
+             '--host', self.b.name, *arguments],
+            capture_output=True, text=True, timeout=150,
             check=False, env={**os.environ, 'HOME': str(self.b.folder)})
 
     def test_destination_left_prepared(self) -> None:
@@ -55,7 +61,8 @@ class TestInDoubt(cluster.ClusterCase):
             (migration, 'PREPARED', self.b.name),
             (values['migration_uuid'], values['journal'], values['host']))
 
-        dry = self.cli('resolve', migration, '--role', 'destination')
+        dry = self.cli('resolve', migration, '--role', 'destination',
+                       '--action', 'drop')
         self.assertEqual(0, dry.returncode, dry.stderr)
         self.assertIn('Nothing was done', dry.stdout)
         self.assertIn('--yes', dry.stdout)
