@@ -15,17 +15,33 @@
 import json
 import sys
 
+from nova_vgpu_mig.demo import interrupt
 from nova_vgpu_mig.demo import options as options_
 
 
 def main() -> int:
     """Return 0 when everything promised held, else 1; 2 for bad options."""
     options = options_.parse()
+    try:
+        with interrupt.once():
+            return _tell(options)
+    except interrupt.Interrupted:
+        print('\ntools/demo: interrupted; everything that it had started '
+              'is ended', file=sys.stderr)
+        return interrupt.STATUS
+
+
+def _tell(options: options_.Options) -> int:
     # Nova is loaded only after the options have been found good.
+    from nova_vgpu_mig.demo import compute
     from nova_vgpu_mig.demo import display
     from nova_vgpu_mig.demo import story
 
-    report = story.Story(options, display.Display()).run()
+    try:
+        report = story.Story(options, display.Display()).run()
+    except compute.CloudError as exc:
+        print(f'tools/demo: {exc}', file=sys.stderr)
+        return 1
     if options.json is not None:
         options.json.write_text(json.dumps(report.as_dict(), indent=2) + '\n')
     return 0 if report.held else 1

@@ -43,7 +43,21 @@ class Report:
     """The source agent's record of the move."""
 
     in_flight: dict[str, Any] | None = None
-    """Engine -> command that the switchover preempted."""
+    """Engine -> command that the switchover preempted; empty where it fell
+    between two commands, None where the VF was not given up."""
+
+    compared_in_flight: dict[str, Any] | None = None
+    """Engine -> command that mover and twin were held in for the comparison
+    in the middle of one; None for an idle GPU."""
+
+    timeline: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Who did what, when and for how long; ms since the request."""
+
+    unfinished_bytes: int | None = None
+    """Of the round that a failure or an abort broke off."""
+
+    stood_still_ms: float | None = None
+    """What a failed switchover cost the guest, at most."""
 
     slices: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     comparisons: dict[str, list[comparison.Row]] = dataclasses.field(

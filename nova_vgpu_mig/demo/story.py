@@ -28,15 +28,17 @@ from nova_vgpu_mig.demo import compute as compute_
 from nova_vgpu_mig.demo import display as display_
 from nova_vgpu_mig.demo import failure
 from nova_vgpu_mig.demo import options as options_
+from nova_vgpu_mig.demo import promises
 from nova_vgpu_mig.demo import report as report_
 from nova_vgpu_mig.demo import slices
+from nova_vgpu_mig.demo import timeline
 from nova_vgpu_mig.demo import vm as vm_
 from nova_vgpu_mig.gpu.software import abi
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as migration_record
 from nova_vgpu_mig.vmm.standin import comparison
 
-SOURCE, GOOD, OLD = 'compute1', 'compute2', 'compute3'
+SOURCE, GOOD, OLD = promises.SOURCE, promises.GOOD, promises.OLD
 ENGINES = {'render': abi.Engine.GFX, 'compute': abi.Engine.COMPUTE,
            'video': abi.Engine.VCN}
 """The engine that a workload keeps busy."""
@@ -64,16 +66,11 @@ class Story:
                           ('nova', 'nova'),
                           ('placement', 'openstack-placement'))})
         self._record: migration_record.MigrationRecord | None = None
+        self._sides: dict[str, dict[str, float]] = {}
+        """Who -> the times of its phases."""
         self._during: list[slices.Sample] = []
         self._in_precopy = threading.Event()
         self._go_on = threading.Event()
-
-    @property
-    def stays(self) -> bool:
-        """Whether the VM has to be at the source in the end."""
-        options = self.options
-        return (options.only_incompatible or options.abort
-                or options.fail not in (None, phases.Phase.COMMIT))
 
     def plan(self) -> compute_.Plan:
         old = (GOOD, OLD) if self.options.only_incompatible else (OLD,)
@@ -154,6 +151,7 @@ class Story:
 
     def _observe(self, host: str,
                  record: migration_record.MigrationRecord) -> None:
+        self._sides[f'{record.role} {host}'] = record.phase_times
         if record.role is not phases.Role.SOURCE:
             return
         if record.phase is phases.Phase.PRECOPY and not self._during:
@@ -190,18 +188,16 @@ class Story:
             self._say_failure(due)
         samples.append(self._take())
         self.display.step('openstack server migrate --live-migration mover')
+        self._asked = time.time()
         cloud.live_migrate(self.mover.server_id)
         waiting = threading.Thread(target=self._wait, daemon=True)
         waiting.start()
         if options.abort and self._in_precopy.wait(vm_.PATIENCE):
             self._abort()
-        while waiting.is_alive():
-            if self._record is not None:
-                self.display.moving(self._record)
-            waiting.join(0.05)
-        if self._record is not None:
-            self.display.moving(self._record)
-        self.display.stopped()
+        try:
+            self._follow(waiting)
+        finally:
+            self.display.stopped()
         samples.append(self._take())
         if self.report.migration is None:
             raise compute_.CloudError('the migration has no end')
@@ -214,8 +210,16 @@ class Story:
         time.sleep(SAMPLE_SECONDS)
         return [before, samples[1], started, ended, resumed, self._take()]
 
+    def _follow(self, waiting: threading.Thread) -> None:
+        while waiting.is_alive():
+            if self._record is not None:
+                self.display.moving(self._record)
+            waiting.join(0.05)
+        if self._record is not None:
+            self.display.moving(self._record)
+
     def _say_failure(self, due: failure.Failure) -> None:
-        self.display.step(f'[yellow]injected: {due.what}[/yellow]')
+        self.display.step(f'injected: {due.what}', 'yellow')
 
     def _abort(self) -> None:
         cloud, server = self._cloud, self.mover.server_id
@@ -228,6 +232,7 @@ class Story:
     def _wait(self) -> None:
         self.report.migration = self._cloud.wait_migrated(
             self.mover.server_id, vm_.PATIENCE)
+        self._ended = time.time()
 
     # After
 
@@ -240,22 +245,38 @@ class Story:
                      f'is {server["status"]} on {host}')
         report.refusals = cloud.refusals(self.mover.server_id)
         for text in report.refusals:
-            display.step(f'[yellow]reason: {text}[/yellow]')
+            display.step(f"in Nova's events: {text}", 'yellow')
         if self._record is not None:
-            report.record = self._record.as_dict()
-            if self._record.reason:
-                display.step(f'agent: {self._record.outcome}: '
-                             f'{self._record.reason}')
-            for name, command in (report.in_flight or {}).items():
-                display.step(
-                    f'preempted inside: {name} #{command["number"]}, '
-                    f'{command["done"]} of {command["total"]} work units')
-            display.rounds(self._record)
-            if self._record.downtime_parts:
-                display.downtime(self._record)
+            self._tell_record(self._record)
+        spans = timeline.tell(self._sides, cloud.events(self.mover.server_id),
+                              self._asked, self._ended)
+        report.timeline = [dataclasses.asdict(span) for span in spans]
+        display.timeline(spans)
         self._tell_slices(samples)
         self.mover.compute = cloud.computes[host]
         self.mover.vf = cloud.vf_of(self.mover.server_id)
+
+    def _tell_record(self, record: migration_record.MigrationRecord) -> None:
+        report, display = self.report, self.display
+        report.record = record.as_dict()
+        if record.reason:
+            display.step(f"in the agent's record: {record.outcome}: "
+                         f'{record.reason}')
+        for name, command in (report.in_flight or {}).items():
+            display.step(
+                f'preempted inside: {name} #{command["number"]}, '
+                f'{command["done"]} of {command["total"]} work units')
+        if report.in_flight == {}:
+            display.step('preempted between two commands: the VF had none '
+                         'in flight')
+        if record.outcome is not phases.Outcome.COMPLETED:
+            report.unfinished_bytes = display_.unfinished_bytes(record)
+            stood = display_.stood_still_seconds(record)
+            report.stood_still_ms = None if stood is None else stood * 1000
+        if phases.Phase.PRECOPY in record.phase_times:
+            display.rounds(record)
+        if record.downtime_parts:
+            display.downtime(record)
 
     def _tell_slices(self, samples: list[slices.Sample]) -> None:
         rows = []
@@ -275,6 +296,7 @@ class Story:
         if engine is not None:
             vm_.hold(both, engine)
             vm_.rest(both)
+            self._check_in_flight(engine)
             self._compare_now('In the middle of a command')
             for vm in both:
                 vm.release()
@@ -288,6 +310,18 @@ class Story:
         self._compare_now('At the end of the workload')
         for vm in both:
             vm.guest('run')
+
+    def _check_in_flight(self, engine: abi.Engine) -> None:
+        """Look whether a comparison inside a command is inside one."""
+        flying = [{name: found['in_flight'] for name, found
+                   in vm.vf_state()['engines'].items() if found['in_flight']}
+                  for vm in (self.mover, self.twin)]
+        self.report.compared_in_flight = flying[0]
+        self.report.check(
+            'they are compared inside a command of the busy engine',
+            all(engine.name in each for each in flying),
+            ', '.join(f'{name} #{command["number"]}'
+                      for name, command in flying[0].items()) or 'none')
 
     def _compare_now(self, title: str) -> None:
         rows = comparison.compare(self.mover.snapshot(),
@@ -304,83 +338,13 @@ class Story:
 
     def _look_around(self) -> None:
         """Check what was promised beside the comparison."""
-        cloud, report, mover = self._cloud, self.report, self.mover
-        server = cloud.server(mover.server_id)
-        host = mover.compute.host
-        report.check('the VM is ACTIVE', server['status'] == 'ACTIVE',
-                     server['status'])
-        wanted = SOURCE if self.stays else GOOD
-        report.check(f'it runs on {wanted}', host == wanted, host)
-        assert report.migration is not None
-        self._check_outcome(str(report.migration['status']))
-        status = mover.status()
-        report.check('no GPU job timed out in the guest (TDR)',
-                     status['tdr_events'] == 0, status['tdr_events'])
-        least = min(row['during'] for row in report.slices
-                    if row['before'])
-        report.check('the other VFs with work were served during the move',
-                     least > 0, f'at least {least:.0f} slices a second')
-        self._check_reservations()
-        for check in (report.checks,):
-            self.display.checks((c.promise, c.held, c.seen) for c in check)
-
-    def _check_outcome(self, status: str) -> None:
-        report, options = self.report, self.options
-        if options.only_incompatible:
-            report.check('Nova found no host, and moved nothing',
-                         status == 'error', status)
-            texts = ' '.join(report.refusals)
-            report.check("the server's events name each host's reason",
-                         all(f'{host}: firmware' in texts
-                             for host in (GOOD, OLD)), texts)
-            return
-        wanted = ('cancelled' if options.abort
-                  else 'failed' if self.stays else 'completed')
-        report.check(f'Nova calls the migration {wanted}',
-                     status == wanted, status)
-        if self.stays:
-            self._check_reason()
-            return
-        indices = [compute.vfs()[vf] for compute, vf in (
-            (self._cloud.computes[SOURCE], self._source_vf),
-            (self.mover.compute, self.mover.vf))]
-        report.check('the VF has another index at the destination',
-                     indices[0] != indices[1],
-                     f'{indices[0]} -> {indices[1]}')
-        assert self._record is not None
-        took = self._record.downtime_seconds or 0.0
-        if options.fail is not None:
+        promises.Promises(
+            self.options, self.report, self._cloud, self.mover, self.twin,
+            self._source_vf, self._record).check()
+        took = self._record and self._record.downtime_seconds
+        if self.options.fail is not None and took:
             self.display.step(
-                f'[yellow]the failed first run cost downtime: '
-                f'{took * 1000:.0f} ms, limit {options.limit_ms} ms'
-                '[/yellow]')
-        else:
-            report.check(
-                f'downtime within the limit of {options.limit_ms} ms',
-                0 < took * 1000 <= options.limit_ms,
-                f'{took * 1000:.0f} ms')
-
-    def _check_reason(self) -> None:
-        """A failure has to be the injected one, and be said."""
-        options = self.options
-        said = (self._record.reason if self._record is not None
-                else ' '.join(self.report.refusals))
-        wanted = {phases.Phase.PREPARE: 'vanish',
-                  None: 'aborted'}.get(options.fail, f'{options.fail}:')
-        self.report.check(f'the reason is the one to expect ("{wanted}")',
-                          wanted in said, said or 'none')
-
-    def _check_reservations(self) -> None:
-        cloud = self._cloud
-        open_moves = [entry for host in cloud.computes
-                      for entry in cloud.unsettled(host)]
-        self.report.check('no agent holds anything for a move any more',
-                          not open_moves, f'{len(open_moves)} open')
-        holders = {vm.vf for vm in (self.mover, self.twin)
-                   if vm.compute.host == SOURCE}
-        taken = {vf.address
-                 for pool in cloud.agents.describe(
-                     cloud.context, SOURCE).pools
-                 for vf in pool.vfs if not vf.free}
-        self.report.check(f'on {SOURCE} only the VFs of its VMs are taken',
-                          taken == holders, ', '.join(sorted(taken)))
+                f'the failed first run cost downtime: {took * 1000:,.0f} ms, '
+                f'limit {self.options.limit_ms:,} ms', 'yellow')
+        self.display.checks((check.promise, check.held, check.seen)
+                            for check in self.report.checks)
