@@ -19,7 +19,6 @@ import sys
 import uuid
 
 from nova_vgpu_mig.migration import phases
-from tests import gpu_lab
 from tests.integration import cluster
 
 
