@@ -59,8 +59,8 @@ def _gone(entry: journal_.Entry, guest: vmm_port.Guest | None) -> str:
 class Endings:
     """Each returns a sentence; one at a time for an entry.
 
-    :raises OSError, custody.MoveFailed, vmm_port.VMMError,
-        journal.JournalError, LookupError: it has to be tried again.
+    :raises OSError, vmm_port.VMMError, journal.JournalError, LookupError:
+        it has to be tried again.
     """
 
     def __init__(self, journal: journal_.Journal,
@@ -87,7 +87,7 @@ class Endings:
             if guest is not None:
                 held.callback(guest.close)
             elif entry.record.get('guest') and (why := self._no_vmm()):
-                raise custody.MoveFailed(
+                raise vmm_port.VMMError(
                     f'the guest of instance {entry.instance_uuid} took part '
                     f'in the move and can not be reached: {why}')
             device = self._driver_for(entry.vf_address).open(
