@@ -53,10 +53,17 @@ class CheckingDriver(internals.LibvirtDriver):  # type: ignore[misc]
     # Publication
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
+        self._release_forgotten()
         data: dict[str, Any] = super().get_available_resource(nodename)
         data['stats'] = {**(data.get('stats') or {}),
                          **self._publisher.stats()}
         return data
+
+    def _release_forgotten(self) -> None:
+        context = internals.admin_context()
+        for instance in internals.forgotten_claims(self, context):
+            if self._held(instance):
+                internals.release_pci_claim(self, context, instance)
 
     # Vetoes
 

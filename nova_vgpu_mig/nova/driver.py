@@ -166,6 +166,20 @@ class VgpuMigLibvirtDriver(checks.CheckingDriver):
                 f'cannot be forced. Wait for it, or abort it')
         super().live_migration_force_complete(instance)
 
+    def live_migration_abort(self, instance: Any) -> None:
+        """Abort; for a move that a former nova-compute began, clean up too.
+
+        Nova does that at its start, and then sets the VM free without a
+        rollback. The agents roll back by themselves. Refused after the
+        commit: such a VM runs at the destination, Nova's record of it says
+        otherwise, and no hook of a driver can change that.
+        """
+        super().live_migration_abort(instance)
+        if self._held(instance) and (
+                instance.uuid not in self.active_migrations):
+            internals.return_allocation(
+                self, internals.admin_context(), instance)
+
     # Afterwards
 
     def post_live_migration(self, context: Any, instance: Any,

@@ -226,6 +226,51 @@ def release_pci_claim(driver: Any, context: Any, instance: Any) -> None:
                       instance=instance)
 
 
+def forgotten_claims(driver: Any, context: Any) -> list[Any]:
+    """Return the VMs for which this host has claimed PCI devices in vain.
+
+    A nova-compute that finds a live migration when it starts puts it into
+    `error`, and rolls nothing back. To Nova's resource tracker a migration
+    in `error` goes on: the destination's claim would stay for as long as
+    the VM exists.
+
+    A VM that is moved in any way has a task; one that has arrived, this
+    host.
+    """
+    tracker = driver.virtapi._compute.rt.pci_tracker
+    found = []
+    for uuid in list(tracker.claims) if tracker is not None else ():
+        try:
+            instance = objects.Instance.get_by_uuid(
+                context, uuid, expected_attrs=['pci_devices', 'pci_requests'])
+        except exception.InstanceNotFound:
+            continue
+        if (instance.task_state is None and instance.host is not None
+                and instance.host != driver.virtapi._compute.host):
+            found.append(instance)
+    return found
+
+
+def return_allocation(driver: Any, context: Any, instance: Any) -> None:
+    """Let the VM have its allocation in Placement for this host again.
+
+    While a VM is moved, the migration holds it and the VM that for the
+    destination.
+
+    It never raises: the VM goes on here in any case, and Nova's
+    `placement audit` finds what is left.
+    """
+    try:
+        migration = objects.Migration.get_by_instance_and_status(
+            context, instance.uuid, 'running')
+        driver.virtapi._compute._revert_allocation(
+            context, instance, migration)
+    except Exception:
+        LOG.exception('The VM goes on here, but its allocation in Placement '
+                      'is another host\'s still. See: nova-manage placement '
+                      'audit', instance=instance)
+
+
 def lacks_flavor_devices(exc: BaseException | None,
                          aliases: Iterable[str]) -> bool:
     """Return whether Nova found no PCI device for a flavor's alias.
