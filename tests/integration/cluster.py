@@ -35,6 +35,7 @@ from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from tests import gpu_lab
 from tests.integration import broker
+from tests import move_request
 
 CONFIG = """
 [DEFAULT]
@@ -179,13 +180,7 @@ class ClusterCase(unittest.TestCase):
         self.conf.set_override('rpc_timeout', 10, 'vgpu_mig_agent')
 
     def request(self, **changes: Any) -> objects.VFMigrationRequest:
-        values = {
-            'migration_uuid': str(uuid.uuid4()),
-            'instance_uuid': str(uuid.uuid4()), 'request_id': 'req-1',
-            'source_host': self.a.name, 'destination_host': self.b.name,
-            'source_vf': self.a.vfs[0], 'destination_vf': self.b.vfs[1],
-            'limit_ms': 60000}
-        return objects.VFMigrationRequest(**(values | changes))
+        return move_request.between(self.a, self.b, **changes)
 
     def begin(self, **changes: Any) -> objects.VFMigrationRequest:
         """All steps up to the start of the transfer."""

@@ -35,6 +35,7 @@ from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from tests import gpu_lab
+from tests import move_request
 
 PFS = ('0000:41:00.0', '0000:81:00.0', '0000:c1:00.0')
 
@@ -136,13 +137,7 @@ class AgentsCase(unittest.TestCase):
         """Called in the agents' threads as moves go on."""
 
     def request(self, **changes: Any) -> objects.VFMigrationRequest:
-        values = {
-            'migration_uuid': str(uuid.uuid4()),
-            'instance_uuid': str(uuid.uuid4()), 'request_id': 'req-1',
-            'source_host': self.a.name, 'destination_host': self.b.name,
-            'source_vf': self.a.vfs[0], 'destination_vf': self.b.vfs[1],
-            'limit_ms': 60000}
-        return objects.VFMigrationRequest(**(values | changes))
+        return move_request.between(self.a, self.b, **changes)
 
     def free(self, host: Host, address: str) -> bool:
         return {vf.address: vf.free for pool in
