@@ -1,0 +1,139 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""tools/lab: the commands."""
+
+import argparse
+from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+
+from lab import cache
+from lab import cluster
+from lab import errors
+from lab import host
+from lab import jail
+from lab import lock
+from lab import network
+from lab import places
+from lab import progress
+from lab import state as state_
+
+_INTERRUPTED = 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='tools/lab', description='Two compute nodes as VMs, with '
+        'kernel VFIO, libvirt, QEMU and the agents of this checkout. Needs '
+        f'root. Everything is kept below {places.cache()} '
+        f'(${places.VARIABLE}).')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    def add(name: str, function: Callable[[argparse.Namespace], int],
+            text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(function=function)
+        return command
+
+    add('up', _up, 'Build what has changed, start the nodes, and bring them '
+        'this checkout.')
+    test = add('test', _test, 'Bring the nodes this checkout and run the '
+               'tests under tests/lab.')
+    test.add_argument('tests', nargs='*', metavar='TEST',
+                      help='as unittest names them, such as '
+                      'tests.lab.test_mtty; all of them by default')
+    ssh = add('ssh', _ssh, 'A shell on a node, or one command on it.')
+    ssh.add_argument('node', choices=[network.node_name(number)
+                                      for number in network.numbers()])
+    ssh.add_argument('command', nargs=argparse.REMAINDER)
+    add('down', _down, 'End the nodes; what was built is kept.')
+    add('clean', _clean, 'End the nodes and remove all that was built.')
+    return parser
+
+
+def _up(args: argparse.Namespace) -> int:
+    with lock.held():
+        cache.sweep()
+        try:
+            host.prepare()
+            cluster.up()
+        finally:
+            cache.sweep()
+    progress.say('up: tools/lab test, tools/lab ssh node1, tools/lab down')
+    return 0
+
+
+def _test(args: argparse.Namespace) -> int:
+    with lock.held():
+        cluster.update(state_.running())
+        what = args.tests or ['discover', '-s', 'tests/lab', '-t', '.']
+        return subprocess.run(
+            [sys.executable, '-m', 'unittest', '-v', *what],
+            cwd=places.CHECKOUT, check=False).returncode
+
+
+def _ssh(args: argparse.Namespace) -> int:
+    state = state_.running()
+    for node in cluster.nodes(state):
+        if node.name == args.node:
+            terminal = [] if args.command else ['-t']
+            command = [*node.ssh(*terminal), *args.command]
+            os.execvp(command[0], command)
+    raise AssertionError(args.node)
+
+
+def _down(args: argparse.Namespace) -> int:
+    if places.cache().exists():
+        with lock.held():
+            cluster.down()
+            cache.sweep()
+    return 0
+
+
+def _clean(args: argparse.Namespace) -> int:
+    if places.cache().exists():
+        with lock.held():
+            cluster.down()
+            for path in places.cache().iterdir():
+                if path != places.lock():
+                    places.remove(path)
+            places.lock().unlink()
+            places.cache().rmdir()
+    return 0
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    args = _parser().parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
+    try:
+        host.require_root()
+        code: int = args.function(args)
+    except (KeyboardInterrupt, errors.Interrupted):
+        jail.stop()
+        progress.say('interrupted')
+        return _INTERRUPTED
+    except errors.LabError as exc:
+        progress.say(f'tools/lab: {exc}')
+        return 1
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())
