@@ -89,7 +89,8 @@ class Experience:
             seconds = sum(r['sending_seconds'] for r in rounds)
             sent = sum(r['frame_buffer_bytes'] + r['stream_bytes']
                        for r in rounds)
-            if seconds > 0 and sent:
+            # A paused guest had no downtime, and says nothing of its parts.
+            if seconds > 0 and sent and values['downtime_parts']:
                 parts.append(values['downtime_parts'])
                 rates.append(sent / seconds)
         if not parts:

@@ -58,6 +58,13 @@ class TestExperience(unittest.TestCase):
         known = views.Experience.of([record('i', 0.0, 0, {}, 0.0)], 'other')
         self.assertEqual(views.Experience(), known)
 
+    def test_a_paused_guest_says_nothing_of_downtime(self) -> None:
+        paused = record('x', 1.0, 500, {}, 0.0)
+        running = record('x', 1.0, 100, {'drain': 0.2}, 0.0)
+        known = views.Experience.of([paused, running], 'i')
+        self.assertEqual((1, 100.0, 0.2), (
+            known.moves, known.bandwidth, known.costs.drain))
+
 
 class TestFits(unittest.TestCase):
 
