@@ -76,10 +76,11 @@ class CheckingDriver(internals.LibvirtDriver):  # type: ignore[misc]
             # What a move that failed here has left claimed.
             internals.release_pci_claim(self, context, instance)
             if internals.is_paused(instance):
-                # The agents end a move by starting the vCPUs.
+                # The agents keep it paused; what Nova and libvirt make of
+                # a pause that is ended in mid-move has not been tried.
                 raise internals.veto(
-                    'the VM is paused and would run after the move; unpause '
-                    'it first')
+                    'the VM is paused, and a VM with a GPU VF is moved while '
+                    'it runs; unpause it first')
             self._moves.check_destination(context, instance, held)
         return super().check_can_live_migrate_destination(
             context, instance, src_compute_info, dst_compute_info,
