@@ -23,7 +23,7 @@ from nova_vgpu_mig.demo import cloud
 from nova_vgpu_mig.demo import compute
 from nova_vgpu_mig.migration import phases
 
-TIMEOUT = 60.0
+TIMEOUT = 180.0
 """Seconds until a wait is given up; nothing here takes as long."""
 
 LIMIT_MS = 60_000
