@@ -80,7 +80,7 @@ def _test(args: argparse.Namespace) -> int:
         cluster.update(state_.running())
         what = args.tests or ['discover', '-s', 'tests/lab', '-t', '.']
         return subprocess.run(
-            [sys.executable, '-m', 'unittest', '-v', *what],
+            [sys.executable, '-m', 'unittest', *what, '-v'],
             cwd=places.CHECKOUT, check=False).returncode
 
 
