@@ -20,7 +20,8 @@ import importlib
 
 from oslo_config import cfg
 
-MODULES = ('agent', 'migration', 'nova', 'software_gim', 'vmm_standin')
+MODULES = ('agent', 'migration', 'nova', 'software_gim', 'vfio',
+           'vmm_standin')
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

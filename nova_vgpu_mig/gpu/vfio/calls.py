@@ -35,7 +35,8 @@ def _ioctl(fd: int, request: int, argument: bytearray | int = 0) -> int:
     """As fcntl.ioctl(), with what the kernel writes in `argument`."""
     if isinstance(argument, int):
         return fcntl.ioctl(fd, request, argument)
-    return fcntl.ioctl(fd, request, argument, True)
+    # With a buffer that is written back, the result is the kernel's number.
+    return int(fcntl.ioctl(fd, request, argument, True))
 
 
 class Kernel:

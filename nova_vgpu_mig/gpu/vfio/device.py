@@ -155,7 +155,7 @@ class VFIODevice(contract.MigrationDevice):
     def dma_logging_start(self, page_size: int,
                           ranges: Sequence[contract.IOVARange]) -> None:
         spans = (uapi.LoggingRange * len(ranges))(
-            *((span.iova, span.length) for span in ranges))
+            *(uapi.LoggingRange(span.iova, span.length) for span in ranges))
         try:
             calls.set_feature(
                 self._kernel, self._opened.fd,

@@ -51,9 +51,6 @@ class DataFd(contract.DataStream):
         try:
             return self._kernel.write(fd, view)
         except OSError as exc:
-            if exc.errno == errno.EBADF:
-                # A saving fd can't be written; the contract has one word.
-                exc.errno = errno.ENODEV
             raise self._error(exc, f'write of {len(view)} bytes of migration '
                               'data') from exc
 
@@ -70,8 +67,10 @@ class DataFd(contract.DataStream):
         return contract.PrecopyInfo(told.initial_bytes, told.dirty_bytes)
 
     def _error(self, exc: OSError, what: str) -> contract.DeviceError:
-        return contract.DeviceError(exc.errno or errno.EIO, self._address,
-                                    what)
+        # EBADF: a loading fd is read or a saving one written, for which the
+        # contract has one word.
+        code = errno.ENODEV if exc.errno == errno.EBADF else exc.errno
+        return contract.DeviceError(code or errno.EIO, self._address, what)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -1,0 +1,160 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The GPU driver for any VFIO device whose kernel driver can migrate.
+
+A variant driver may offer its migration only once a device is open, and to
+open one only in order to ask would power it on, reset it, and be in the way
+of a VM that starts. So nothing is opened here until there is a move, and
+whether a device migrates is unknown until then.
+"""
+
+import enum
+import errno
+import itertools
+import logging
+import pathlib
+
+from oslo_config import cfg
+
+from nova_vgpu_mig.conf import vfio
+from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.gpu.vfio import calls
+from nova_vgpu_mig.gpu.vfio import describe
+from nova_vgpu_mig.gpu.vfio import device
+from nova_vgpu_mig.gpu.vfio import opening
+from nova_vgpu_mig.gpu.vfio import rights
+from nova_vgpu_mig.gpu.vfio import sysfs
+
+LOG = logging.getLogger(__name__)
+
+SUPPORT = 50
+"""Above the software GIM, below a driver that knows its vendor."""
+
+
+class Migrates(enum.StrEnum):
+    """Whether a device can migrate, as far as has been seen."""
+
+    YES = 'yes'
+    NO = 'no'
+    UNKNOWN = 'unknown'
+
+
+class _Tracked(device.VFIODevice):
+    """A device that the driver knows to be open, for its size."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+class VFIODriver(contract.GPUDriver):
+    """PCI VFs and mediated devices of this machine."""
+
+    name = 'vfio'
+
+    def __init__(self, conf: cfg.ConfigOpts,
+                 files: sysfs.Files | None = None,
+                 kernel: calls.Kernel | None = None) -> None:
+        """:param files, kernel: other than this machine's, for tests."""
+        vfio.register_opts(conf)
+        self._files = files or sysfs.Files()
+        self._doors = opening.Doors(
+            self._files, rights.Rights(conf.vfio.helper_command),
+            kernel or calls.Kernel())
+        self._seen: dict[str, Migrates] = {}
+        self._open: dict[str, _Tracked] = {}
+
+    def migrates(self, address: str) -> Migrates:
+        """What openings so far have shown."""
+        return self._seen.get(address, Migrates.UNKNOWN)
+
+    def _nodes(self) -> list[sysfs.Node]:
+        return [node for node in self._files.nodes()
+                if self.migrates(node.address) is not Migrates.NO]
+
+    def evaluate_support(self) -> int:
+        return SUPPORT if self._files.has_vfio() and self._nodes() else 0
+
+    def pools(self) -> tuple[contract.Pool, ...]:
+        def pool(node: sysfs.Node) -> tuple[pathlib.Path, str]:
+            return node.parent, node.type or ''
+
+        nodes = sorted(self._nodes(), key=lambda node: (
+            *pool(node), node.index))
+        found = []
+        for (parent, _), members in itertools.groupby(nodes, pool):
+            group = list(members)
+            found.append(contract.Pool(
+                parent.name, describe.of(group[0], len(group)),
+                tuple(self._vf(node) for node in group)))
+        return tuple(found)
+
+    def _vf(self, node: sysfs.Node) -> contract.VF:
+        used = self._used_bytes(node.address)
+        return contract.VF(node.address, node.index,
+                           used is None and self._is_free(node), used)
+
+    def _is_free(self, node: sysfs.Node) -> bool:
+        try:
+            return self._doors.is_free(node)
+        except contract.DeviceError as exc:
+            LOG.warning('Whether it is free can not be told, so that it is '
+                        'taken for held: %s', exc)
+            return False
+
+    def _used_bytes(self, address: str) -> int | None:
+        """MIG_DATA_SIZE of a device that is open here; None otherwise."""
+        opened = self._open.get(address)
+        if opened is None or opened.closed:
+            return None
+        try:
+            return opened.data_size()
+        except contract.DeviceError:
+            return None
+
+    def _node(self, address: str) -> sysfs.Node:
+        node = self._files.find(address)
+        if node is None:
+            raise contract.DeviceError(
+                errno.ENODEV, address, 'no VF or mediated device of a VFIO '
+                'driver has this address')
+        return node
+
+    def open(self, address: str) -> contract.MigrationDevice:
+        opened = self._doors.open(self._node(address))
+        try:
+            found = _Tracked(address, opened)
+        except contract.DeviceError as exc:
+            if exc.errno == errno.ENOTSUP:
+                self._seen[address] = Migrates.NO
+            raise
+        self._seen[address] = Migrates.YES
+        self._open[address] = found
+        return found
+
+    def dirty_rate(self, address: str, seconds: float) -> float | None:
+        """None: the uAPI tells what is dirty only in PRE_COPY."""
+        self._node(address)
+        return None
+
+    def scrub(self, address: str) -> None:
+        """Reset the device, which is all that the uAPI has for it."""
+        opened = self._doors.open(self._node(address))
+        scrubbed = device.VFIODevice(address, opened)
+        try:
+            scrubbed.reset()
+        finally:
+            scrubbed.close()

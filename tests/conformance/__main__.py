@@ -1,0 +1,46 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Run the suite on devices of this machine, as root in a node of the lab."""
+
+import argparse
+import sys
+import unittest
+
+from tests.conformance import providers
+from tests.conformance import suite
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog='python3 -m tests.conformance')
+    parser.add_argument('--driver', choices=['vfio'], required=True)
+    parser.add_argument('--type', required=True, help='a type of mediated '
+                        'devices, as mtty-2 or vgpu_lab-16')
+    parser.add_argument('tests', nargs='*', help='names of single tests')
+    options = parser.parse_args()
+    traits = (providers.MTTY if options.type.startswith('mtty')
+              else providers.LAB)
+
+    class ConformanceTest(suite.Contract, unittest.TestCase):
+        provider = providers.MediatedDevices(options.type, traits)
+
+    loader = unittest.defaultTestLoader
+    tests = unittest.TestSuite(
+        ConformanceTest(name) for name in options.tests or
+        loader.getTestCaseNames(ConformanceTest))
+    done = unittest.TextTestRunner(verbosity=2).run(tests)
+    return 0 if done.wasSuccessful() else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,107 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What a device under test is, and where two fresh ones come from."""
+
+import abc
+import dataclasses
+import errno
+import pathlib
+import unittest
+import uuid
+
+from nova_vgpu_mig.gpu import contract
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """In what devices that keep the contract may differ."""
+
+    flags: contract.MigrationFlag
+
+    temporary_end: bool = True
+    """In PRE_COPY read() gives ENOMSG at an end; if not, it gives 0."""
+
+    error_after_short: bool = True
+    """A short stream leaves ERROR at RESUMING -> STOP; if not, RESUMING."""
+
+    wrong_errno: int = errno.EINVAL
+    """What a write gets for a stream that begins wrong."""
+
+    keeps_state: bool = False
+    """A device that is opened again is in the state that it was left in."""
+
+    logs_dma: bool = True
+
+    exact_size: bool = False
+    """The estimate in STOP is the length of the stream."""
+
+
+class Provider(abc.ABC):
+    """Makes devices of one kind."""
+
+    traits: Traits
+
+    @abc.abstractmethod
+    def addresses(self, case: unittest.TestCase) -> tuple[str, str]:
+        """Two fresh devices that take each other's state; for one test."""
+
+    @abc.abstractmethod
+    def open(self, address: str) -> contract.MigrationDevice:
+        """Open one; EBUSY while it is open."""
+
+
+_ALL = (contract.MigrationFlag.STOP_COPY | contract.MigrationFlag.P2P
+        | contract.MigrationFlag.PRE_COPY)
+
+MTTY = Traits(_ALL, temporary_end=False, error_after_short=False,
+              wrong_errno=errno.EFAULT, keeps_state=True, exact_size=True)
+LAB = Traits(_ALL)
+
+
+class MediatedDevices(Provider):
+    """Mediated devices of one type, made and removed through sysfs."""
+
+    def __init__(self, kind: str, traits: Traits) -> None:
+        # Here, since a node has the driver's needs and a tester may not.
+        from nova_vgpu_mig.gpu.vfio import calls
+        from nova_vgpu_mig.gpu.vfio import device
+        from nova_vgpu_mig.gpu.vfio import opening
+        from nova_vgpu_mig.gpu.vfio import rights
+        from nova_vgpu_mig.gpu.vfio import sysfs
+        self.traits = traits
+        self._type = kind
+        self._device = device
+        self._files = sysfs.Files()
+        self._doors = opening.Doors(self._files, rights.open_directly,
+                                    calls.Kernel())
+
+    def addresses(self, case: unittest.TestCase) -> tuple[str, str]:
+        return self._make(case), self._make(case)
+
+    def _make(self, case: unittest.TestCase) -> str:
+        types = list(self._files.sys.glob(
+            f'class/mdev_bus/*/mdev_supported_types/{self._type}'))
+        if len(types) != 1:
+            raise LookupError(f'{len(types)} parents have the mediated device '
+                              f'type {self._type}; is its module loaded?')
+        address = str(uuid.uuid4())
+        (types[0] / 'create').write_text(address)
+        remove = self._files.sys / f'bus/mdev/devices/{address}/remove'
+        case.addCleanup(pathlib.Path.write_text, remove, '1')
+        return address
+
+    def open(self, address: str) -> contract.MigrationDevice:
+        node = self._files.find(address)
+        assert node is not None, f'sysfs has no {address}'
+        return self._device.VFIODevice(address, self._doors.open(node))
