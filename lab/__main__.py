@@ -120,7 +120,7 @@ def _terminated(number: int, frame: object) -> None:
 
 def main() -> int:
     args = _parser().parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:
         host.require_root()

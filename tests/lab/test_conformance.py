@@ -10,21 +10,30 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""tests/conformance, against the kernel's VFIO devices: in a node."""
+"""The contract's suite, against the kernel's VFIO devices: in a node."""
 
 from lab import places
 from tests.lab import base
 
-SUITE = places.CHECKOUT / 'tests' / 'conformance'
+SUITE = places.CHECKOUT / 'tests' / 'conformance' / '__main__.py'
 SECONDS = 900
 
 
 class ConformanceTestCase(base.LabTestCase):
 
-    def test_in_a_node(self) -> None:
-        if not any(SUITE.rglob('test_*.py')):
-            self.skipTest('tests/conformance has no tests')
-        done = self.one.attempt(
-            'cd /opt/nova-vgpu-mig && python3 -m unittest discover -v '
-            '-s tests/conformance -t . 2>&1', seconds=SECONDS)
+    def _run(self, kind: str) -> None:
+        if not SUITE.exists():
+            self.skipTest('this checkout has no tests/conformance')
+        path = f'/sys/class/mdev_bus/*/mdev_supported_types/{kind}'
+        if self.two.attempt(f'ls {path}').returncode:
+            self.skipTest(f'this image has no {kind}')
+        done = self.two.attempt(
+            'cd /opt/nova-vgpu-mig && python3 -m tests.conformance '
+            f'--driver vfio --type {kind} 2>&1', seconds=SECONDS)
         self.assertEqual(0, done.returncode, done.stdout.decode())
+
+    def test_mtty(self) -> None:
+        self._run('mtty-2')
+
+    def test_device(self) -> None:
+        self._run('vgpu_lab-16')

@@ -34,7 +34,8 @@ for number in range(count):
     x ^= x >> 7
     x ^= x << 17 & mask
     at = number * stride % size
-    word = (((x << 13 | x >> 51) & mask) + x) & mask
+    word = int.from_bytes(memory[at:at + 8], 'little')
+    word = ((word << 13 | word >> 51) + x) & mask
     memory[at:at + 8] = word.to_bytes(8, 'little')
 print(xxhash.xxh64(bytes(memory)).hexdigest())
 """
