@@ -53,17 +53,25 @@ class CheckingDriver(internals.LibvirtDriver):  # type: ignore[misc]
     # Publication
 
     def get_available_resource(self, nodename: str) -> dict[str, Any]:
-        self._release_forgotten()
+        internals.release_forgotten_claims(
+            self, internals.admin_context(), self._claimed_in_vain)
         data: dict[str, Any] = super().get_available_resource(nodename)
         data['stats'] = {**(data.get('stats') or {}),
                          **self._publisher.stats()}
         return data
 
-    def _release_forgotten(self) -> None:
-        context = internals.admin_context()
-        for instance in internals.forgotten_claims(self, context):
-            if self._held(instance):
-                internals.release_pci_claim(self, context, instance)
+    def _claimed_in_vain(self, instance: Any) -> bool:
+        """Whether no part of a move to this host is left.
+
+        libvirt and the local agent are asked, not Nova's record alone:
+        the VF of a VM that runs here, or whose only copy waits here, must
+        not become another VM's.
+        """
+        return (internals.is_elsewhere(instance, self._agents_host)
+                and bool(self._held(instance))
+                and not self.instance_exists(instance)
+                and self._moves.has_left(
+                    internals.admin_context(), instance))
 
     # Vetoes
 

@@ -223,6 +223,19 @@ class VFMoves:
         self._api.prepare_source(ctxt, self._host, self._request(
             ctxt, instance, address, claimed[address], names))
 
+    def has_left(self, ctxt: Any, instance: Any) -> bool:
+        """Return whether no move has, or may have, brought the VM here.
+
+        :raises errors.AgentError: it can not be known now.
+        """
+        try:
+            record = self._api.get(ctxt, self._host,
+                                   instance_uuid=instance.uuid,
+                                   role=phases.Role.DESTINATION)
+        except errors.MigrationNotFound:
+            return True
+        return record.phase is phases.Phase.RETURNED
+
     def finish(self, ctxt: Any, instance: Any, names: internals.MoveNames,
                role: phases.Role) -> None:
         """Release what a completed move holds here; never raises."""

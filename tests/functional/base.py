@@ -106,6 +106,10 @@ class CloudTestCase(testtools.TestCase):
         In Nova's PCI tracker, in Placement, in the agents' journals, and in
         the GPUs themselves.
         """
+        for host in self.cloud.computes:
+            self.assertEqual([], self.cloud.unsettled(host, TIMEOUT),
+                             f'moves that {host} still holds')
+        # Not before: a VF that is still being cleared is published as taken.
         self.cloud.nova.report()
         for host in self.cloud.computes:
             held = [s for s, where in holders.items() if where == host]
@@ -118,8 +122,6 @@ class CloudTestCase(testtools.TestCase):
                 [host], self.cloud.nova.allocated_hosts(server_id))
 
     def _assert_agent_holds(self, host, count):
-        self.assertEqual([], self.cloud.unsettled(host, TIMEOUT),
-                         f'moves that {host} still holds')
         taken = [vf.address for pool in self.cloud.agents.describe(
                      self.cloud.context, host).pools
                  for vf in pool.vfs if not vf.free]

@@ -20,10 +20,12 @@ The rest of the package gets plain values (`HeldVF`, `MoveNames`) or hands
 Nova's objects through without looking into them.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
 from typing import Any
 
+from nova.compute import resource_tracker
 from nova.compute import vm_states
 from nova import conf as nova_conf
 from nova import context as nova_context
@@ -33,6 +35,7 @@ from nova import objects
 from nova.objects import fields
 from nova.virt.libvirt import driver as libvirt_driver
 import os_vif
+from oslo_concurrency import lockutils
 from oslo_log import log as logging
 
 LOG = logging.getLogger(__name__)
@@ -103,7 +106,10 @@ def flavor_vfs(instance: Any, aliases: Iterable[str]) -> list[HeldVF]:
     :param aliases: only those of these PCI aliases; all if empty.
 
     A device that a destination has claimed is in `pci_devices` too, on other
-    hosts even after a refusal; what the VM runs with is allocated.
+    hosts even after a refusal, and is allocated there once the periodic task
+    has seen it. What the VM runs with is allocated on its own host, which
+    is the destination a little before Nova's record says so: then there is
+    none on the other one.
     """
     wanted = set(aliases)
     requests = {}
@@ -112,7 +118,8 @@ def flavor_vfs(instance: Any, aliases: Iterable[str]) -> list[HeldVF]:
                     for request in instance.pci_requests.requests
                     if request.source == objects.InstancePCIRequest
                     .FLAVOR_ALIAS}
-    vfs = []
+    vfs: list[HeldVF] = []
+    elsewhere: list[HeldVF] = []
     for device in instance.pci_devices or ():
         request = requests.get(device.request_id)
         if (request is None
@@ -120,8 +127,18 @@ def flavor_vfs(instance: Any, aliases: Iterable[str]) -> list[HeldVF]:
                 or device.dev_type != fields.PciDeviceType.SRIOV_VF
                 or (wanted and request.alias_name not in wanted)):
             continue
-        vfs.append(HeldVF(address=device.address, alias=request.alias_name))
-    return vfs
+        found = vfs if _is_of(instance, device) else elsewhere
+        found.append(HeldVF(address=device.address, alias=request.alias_name))
+    return vfs or elsewhere
+
+
+def _is_of(instance: Any, device: Any) -> bool:
+    """Return whether the device is of the host that Nova has the VM on.
+
+    A VM that is older than Nova's `compute_id` has none.
+    """
+    node = instance.compute_id if 'compute_id' in instance else None
+    return node is None or bool(device.compute_node_id == node)
 
 
 def extra_specs(instance: Any) -> dict[str, str]:
@@ -226,29 +243,54 @@ def release_pci_claim(driver: Any, context: Any, instance: Any) -> None:
                       instance=instance)
 
 
-def forgotten_claims(driver: Any, context: Any) -> list[Any]:
-    """Return the VMs for which this host has claimed PCI devices in vain.
+def release_forgotten_claims(driver: Any, context: Any,
+                             in_vain: Callable[[Any], bool]) -> None:
+    """Give back what this host has claimed for VMs that did not come.
 
     A nova-compute that finds a live migration when it starts puts it into
     `error`, and rolls nothing back. To Nova's resource tracker a migration
     in `error` goes on: the destination's claim would stay for as long as
     the VM exists.
 
-    A VM that is moved in any way has a task; one that has arrived, this
-    host.
+    Nova's record alone does not tell: of a VM whose move was committed, or
+    waits for its source's journal, it may say the same. Only a claim is
+    given back, which Nova's periodic task may have made an allocation: that
+    one stays, because the source of a resize looks like it.
+
+    :param in_vain: whether nothing of the VM is, or may come to be, here;
+        may raise, which keeps the claim.
     """
-    tracker = driver.virtapi._compute.rt.pci_tracker
-    found = []
-    for uuid in list(tracker.claims) if tracker is not None else ():
+    rt = driver.virtapi._compute.rt
+    for uuid in list(rt.pci_tracker.claims) if rt.pci_tracker else ():
         try:
-            instance = objects.Instance.get_by_uuid(
-                context, uuid, expected_attrs=['pci_devices', 'pci_requests'])
-        except exception.InstanceNotFound:
-            continue
-        if (instance.task_state is None and instance.host is not None
-                and instance.host != driver.virtapi._compute.host):
-            found.append(instance)
-    return found
+            if in_vain(_claimant(context, uuid)):
+                _release_forgotten(driver, context, uuid)
+        except Exception:
+            LOG.warning('The PCI devices that are claimed for VM %s stay '
+                        'claimed; the next periodic task looks again', uuid,
+                        exc_info=True)
+
+
+def _claimant(context: Any, uuid: str) -> Any:
+    return objects.Instance.get_by_uuid(
+        context, uuid, expected_attrs=['pci_devices', 'pci_requests'])
+
+
+def _release_forgotten(driver: Any, context: Any, uuid: str) -> None:
+    rt = driver.virtapi._compute.rt
+    with lockutils.lock(resource_tracker.COMPUTE_RESOURCE_SEMAPHORE,
+                        lock_file_prefix='nova-', fair=True):
+        # Read again: a claim is made under this lock, for a VM with a task.
+        instance = _claimant(context, uuid)
+        if is_elsewhere(instance, driver.virtapi._compute.host):
+            rt.pci_tracker.free_instance_claims(context, instance)
+            rt.pci_tracker.save(context)
+
+
+def is_elsewhere(instance: Any, host: str) -> bool:
+    """Return whether Nova has the VM on another host, in no move."""
+    return (instance.task_state is None and instance.host is not None
+            and instance.host != host)
 
 
 def return_allocation(driver: Any, context: Any, instance: Any) -> None:

@@ -77,6 +77,19 @@ class FlavorVFsTest(testtools.TestCase):
             {}, {'address': '0000:83:00.3',
                  'status': fields.PciDeviceStatus.CLAIMED})))
 
+    def test_device_of_another_host_is_not_held(self):
+        # Nova's periodic task at a destination allocates what is claimed.
+        there = {'address': '0000:83:00.3', 'compute_node_id': 2}
+        vm = instance(there, {'compute_node_id': 1})
+        vm.compute_id = 1
+        self.assertEqual(['0000:83:00.1'], self.found(vm))
+
+    def test_vm_that_has_just_arrived(self):
+        # Its host in Nova's record is the source a moment longer.
+        vm = instance({'compute_node_id': 2})
+        vm.compute_id = 1
+        self.assertEqual(['0000:83:00.1'], self.found(vm))
+
     def test_only_the_aliases_that_are_gpus(self):
         vm = instance({})
         self.assertEqual([], self.found(vm, ['crypto']))
