@@ -160,8 +160,14 @@ class Landing:
         # the look at the VF: that would be another fsync while it stands
         # still, for the moment between the two.
         values = self._progress.values() | {'run_tried': True, 'reason': ''}
-        self._journal.move(self._uuid, phases.Role.DESTINATION, State.OWNED,
-                           expected=State.PREPARED, record=values)
+        role = phases.Role.DESTINATION
+        try:
+            self._journal.move(self._uuid, role, State.OWNED,
+                               expected=State.PREPARED, record=values)
+        except journal_.IllegalTransition:
+            # An earlier try may have been written, and failed after that.
+            if self._journal.get(self._uuid, role).state is not State.OWNED:
+                raise
 
     def _run_here(self) -> None:
         # A handle is used once: one that failed may be dead for ever.
