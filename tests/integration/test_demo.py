@@ -22,8 +22,21 @@ import tempfile
 import testtools
 from testtools import content
 
+from nova_vgpu_mig.migration import phases
+
 ROOT = pathlib.Path(__file__).parents[2]
 TIMEOUT = 300.0
+
+BROKEN = '''
+import sys
+from nova_vgpu_mig.demo import __main__
+from nova_vgpu_mig.demo import failure
+from nova_vgpu_mig.migration import phases
+failure.FAILURES[phases.Phase.COMMIT] = failure.Failure(
+    phases.Role.SOURCE, phases.Phase.PREPARE, 'lose_interrupt', True, 'broken')
+sys.exit(__main__.main())
+'''
+"""The demo on a GPU that loses interrupts; only its twin can tell."""
 
 
 def environment():
@@ -59,11 +72,10 @@ class DemoCase(testtools.TestCase):
         self.temporary.mkdir()
         self.json = self.directory / 'record.json'
 
-    def start(self, *arguments):
+    def start(self, *arguments, program=('-m', 'nova_vgpu_mig.demo')):
         """Run it to its end; nothing of it is left then."""
         done = subprocess.run(
-            [sys.executable, '-m', 'nova_vgpu_mig.demo',
-             *arguments], cwd=ROOT,
+            [sys.executable, *program, *arguments], cwd=ROOT,
             env={'PATH': '/usr/bin:/bin', 'HOME': str(self.directory),
                  'TMPDIR': str(self.temporary), **environment()},
             stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -74,9 +86,11 @@ class DemoCase(testtools.TestCase):
         self.assertEqual([], list(self.temporary.iterdir()))
         return done
 
-    def report(self, status, *arguments):
+    def report(self, status, *arguments, **kwargs):
+        # A busy machine is no failure: the limit is given again where it is
+        # what the test is about, and the last one counts.
         done = self.start('--frame-buffer', '16', '--json', str(self.json),
-                          *arguments)
+                          '--limit-ms', '60000', *arguments, **kwargs)
         self.assertEqual(status, done.returncode)
         report = json.loads(self.json.read_text())
         self.assertEqual(status == 0, report['held'])
@@ -96,6 +110,13 @@ class DemoCase(testtools.TestCase):
         self.assertEqual('completed', report['migration']['status'])
         self.assertEqual('compute2', report['migration']['dest_compute'])
         self.assertEqual('completed', report['record']['outcome'])
+        self.assert_equal_to_twin(report)
+
+    def assert_stayed(self, report, status):
+        self.assertEqual(status, report['migration']['status'])
+        self.assertIn('compute1', [
+            check['seen'] for check in report['checks']
+            if check['promise'] == 'it runs on compute1'])
         self.assert_equal_to_twin(report)
 
 
@@ -124,6 +145,67 @@ class SuccessTest(DemoCase):
             {each['host']: each['compatible']
              for each in report['verdicts']})
         self.assertEqual(2, len(report['comparisons']))
+
+    def test_idle(self):
+        self.assert_moved(self.report(0, '--workload', 'idle'))
+
+    def test_compute(self):
+        self.assert_moved(self.report(0, '--workload', 'compute'))
+
+    def test_video(self):
+        self.assert_moved(self.report(0, '--workload', 'video'))
+
+
+class StayTest(DemoCase):
+
+    def test_only_incompatible(self):
+        report = self.report(0, '--only-incompatible')
+        self.assert_stayed(report, 'error')
+        self.assertIsNone(report['record'])
+        self.assertIn('compute2: firmware', ' '.join(report['refusals']))
+
+    def test_abort(self):
+        report = self.report(0, '--abort')
+        self.assert_stayed(report, 'cancelled')
+        self.assertEqual('aborted', report['record']['outcome'])
+
+    def fails(self, phase):
+        report = self.report(0, '--fail', str(phase))
+        self.assert_stayed(report, 'failed')
+        self.assertEqual('failed', report['record']['outcome'])
+
+    def test_fail_prepare(self):
+        report = self.report(0, '--fail', str(phases.Phase.PREPARE))
+        self.assert_stayed(report, 'failed')
+        self.assertIn('vanish', ' '.join(report['refusals']))
+
+    def test_fail_precopy(self):
+        self.fails(phases.Phase.PRECOPY)
+
+    def test_fail_switchover(self):
+        self.fails(phases.Phase.SWITCHOVER)
+
+    def test_fail_load(self):
+        self.fails(phases.Phase.LOAD)
+
+    def test_fail_commit_goes_forward(self):
+        self.assert_moved(self.report(0, '--fail',
+                                      str(phases.Phase.COMMIT)))
+
+
+class BrokenPromiseTest(DemoCase):
+
+    def test_limit_that_can_not_be_kept(self):
+        report = self.report(1, '--limit-ms', '1')
+        self.assertNotEqual('completed', report['migration']['status'])
+
+    def test_gpu_that_loses_interrupts(self):
+        report = self.report(1, '--fail', str(phases.Phase.COMMIT),
+                             program=('-c', BROKEN))
+        self.assertEqual('completed', report['migration']['status'])
+        self.assertIn(False, [
+            row['equal'] for rows in report['comparisons'].values()
+            for row in rows])
 
 
 class OptionsTest(DemoCase):
