@@ -56,16 +56,17 @@ def _pci(node: sysfs.Node) -> pathlib.Path:
 
 
 def _pci_ids(node: sysfs.Node) -> tuple[str, str]:
-    # The PF's vendor: a VF's own config space has ffff in some places, but
-    # the kernel fills in `vendor` and `device` of a VF.
+    # A VF's config space has ffff here; the kernel fills in what it is.
     where = _pci(node)
     return (_hex_id(where / 'vendor') or NO_VENDOR,
             _hex_id(where / 'device') or NO_VENDOR)
 
 
 def _hex_id(path: pathlib.Path) -> str | None:
-    value = _number(path)
-    return None if value is None else f'{value:04x}'
+    try:
+        return f'{int(sysfs.text(path) or "", 16):04x}'
+    except ValueError:
+        return None
 
 
 def _number(path: pathlib.Path) -> int | None:

@@ -23,6 +23,7 @@ No capability is kept: the files are root's, and opening them needs nothing
 but to be their owner.
 """
 
+import array
 import errno
 import os
 import re
@@ -96,10 +97,14 @@ def _take(listening: socket.socket, token: str) -> int | None:
     with sock:
         sock.settimeout(PATIENCE)
         try:
-            said, fds, _, _ = socket.recv_fds(
-                sock, len(token), 1, socket.MSG_CMSG_CLOEXEC)
+            # Not recv_fds(): it drops the flag, and a child would inherit.
+            said, ancillary, _, _ = sock.recvmsg(
+                len(token), socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return None
+    fds = array.array('i', b''.join(
+        payload[:len(payload) // 4 * 4] for level, kind, payload in ancillary
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)))
     if len(fds) == 1 and secrets.compare_digest(said, token.encode()):
         return fds[0]
     for fd in fds:

@@ -1,0 +1,258 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The driver, its doors and its devices, on a machine that is played."""
+
+import errno
+import os
+import pathlib
+import re
+import socket
+import tempfile
+import unittest
+from unittest import mock
+
+from oslo_config import cfg
+
+from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.gpu.vfio import device
+from nova_vgpu_mig.gpu.vfio import driver
+from nova_vgpu_mig.gpu.vfio import opening
+from nova_vgpu_mig.gpu.vfio import privileged
+from nova_vgpu_mig.gpu.vfio import rights
+from tests.unit.gpu.vfio import machine
+
+S = contract.DeviceState
+MDEV = '9fca55f3-0712-4943-a72a-5caa8facd6cd'
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.machine = machine.Machine(made.name)
+        self.doors = opening.Doors(self.machine.files,
+                                   self.machine.open_file, self.machine)
+
+    def open(self, address):
+        found = device.VFIODevice(address, self.doors.open(
+            self.machine.files.find(address)))
+        self.addCleanup(found.close)
+        return found
+
+    def refused(self, code, call, *args):
+        with self.assertRaises(contract.DeviceError) as caught:
+            call(*args)
+        self.assertEqual(code, caught.exception.errno, caught.exception)
+        return str(caught.exception)
+
+
+class DoorsTest(Case):
+    def names(self):
+        return [pathlib.Path(name).name for name in self.machine.closed]
+
+    def test_by_group(self):
+        vf = self.machine.add_vf(0)
+        found = self.open(vf)
+        self.assertIs(S.RUNNING, found.state())
+        self.assertEqual(
+            [('10', str(self.machine.root / 'dev/vfio/vfio'))],
+            self.machine.calls)
+        found.close()
+        self.assertEqual([vf, '10', 'vfio'], self.names())
+
+    def test_by_cdev_where_there_is_an_iommufd(self):
+        vf = self.machine.add_vf(0)
+        iommufd = self.machine.write_file('dev/iommu')
+        found = self.open(vf)
+        self.assertEqual([('vfio0', str(iommufd))], self.machine.calls)
+        found.close()
+        self.assertEqual(['vfio0', 'iommu'], self.names())
+
+    def test_what_fails_leaves_nothing_open(self):
+        vf = self.machine.add_vf(0)
+        self.machine.viable = False
+        self.assertIn('group 10', self.refused(errno.EPERM, self.open, vf))
+        self.assertEqual(['10', 'vfio'], self.names())
+        self.machine.closed.clear()
+        self.machine.viable, self.machine.migrates = True, False
+        self.refused(errno.ENOTSUP, self.open, vf)
+        self.assertEqual([vf, '10', 'vfio'], self.names())
+
+
+class DeviceTest(Case):
+    def test_a_failed_change_says_where_it_ended(self):
+        found = self.open(self.machine.add_vf(0))
+        for left, words in ((S.RUNNING_P2P, 'RUNNING_P2P now'),
+                            (S.ERROR, 'only a reset leaves')):
+            self.machine.refuse = {int(S.STOP_COPY): (errno.EIO, int(left))}
+            said = self.refused(errno.EIO, found.set_state, S.STOP_COPY)
+            self.assertIn('STOP_COPY; it is in', said)
+            self.assertIn(words, said)
+            self.assertIs(left, found.state())
+
+    def test_the_kernel_is_not_asked_to_leave_error(self):
+        vf = self.machine.add_vf(0)
+        found = self.open(vf)
+        self.machine.states[vf] = int(S.ERROR)
+        self.machine.calls.clear()
+        self.refused(errno.EINVAL, found.set_state, S.RUNNING)
+        self.assertEqual([], self.machine.calls)
+        found.reset()
+        self.assertIs(S.RUNNING, found.state())
+
+    def test_a_state_that_vfio_does_not_have(self):
+        vf = self.machine.add_vf(0)
+        found = self.open(vf)
+        self.machine.states[vf] = 99
+        self.assertIn('99', self.refused(errno.EPROTO, found.state))
+
+    def test_dma_logging(self):
+        found = self.open(self.machine.add_vf(0))
+        self.machine.calls.clear()
+        span = contract.IOVARange(0x10000, 10 * 4096)
+        found.dma_logging_start(4096, [span, span])
+        self.assertEqual((4096, 2, 0), self.machine.calls[0][:3])
+        self.machine.dirty_word = 0b1000000101
+        self.assertEqual(
+            [0, 2, 9],
+            found.dma_logging_report(span, 4096).nonzero()[0].tolist())
+        found.dma_logging_stop()
+
+
+class DriverTest(Case):
+    def setUp(self):
+        super().setUp()
+        patched = mock.patch.object(rights, 'open_directly',
+                                    self.machine.open_file)
+        patched.start()
+        self.addCleanup(patched.stop)
+        conf = cfg.ConfigOpts()
+        conf([], project='nova-vgpu-mig')
+        self.driver = driver.VFIODriver(conf, self.machine.files,
+                                        self.machine)
+
+    def test_support(self):
+        self.assertEqual(0, self.driver.evaluate_support())
+        self.machine.add_vf(0, driver='vfio-pci')
+        self.assertEqual(0, self.driver.evaluate_support())
+        self.machine.add_vf(1)
+        self.assertEqual(driver.SUPPORT, self.driver.evaluate_support())
+
+    def test_pools(self):
+        vfs = [self.machine.add_vf(index) for index in (0, 3)]
+        self.machine.add_mdev(MDEV)
+        self.machine.busy.add(str(self.machine.root / 'dev/vfio/13'))
+        found, mdevs = self.driver.pools()
+        self.assertEqual(machine.PF, found.pf_address)
+        self.assertEqual(
+            [contract.VF(vfs[0], 0, True), contract.VF(vfs[1], 3, False)],
+            list(found.vfs))
+        self.assertEqual(
+            {'vendor_id': '1002', 'device_id': '74b5',
+             'frame_buffer_mib': 1024, 'num_vfs': 8,
+             'driver_version': 'mlx5_vfio_pci',
+             'firmware': {'PCI revision': '0x02',
+                          'PCI subsystem': '1002:0b36'}},
+            found.identity.as_dict())
+        self.assertEqual(('mtty', 'mtty-2', '0000'), (
+            mdevs.pf_address, mdevs.identity.partition,
+            mdevs.identity.vendor_id))
+        self.assertEqual([], self.machine.calls)
+
+    def test_an_identity_beside_the_device_is_taken(self):
+        self.machine.add_mdev(MDEV)
+        for name, value in (('vendor_id', '1af4'), ('firmware', '2.1'),
+                            ('frame_buffer_mib', '64'),
+                            ('partition', 'CPX')):
+            self.machine.write_file(
+                f'sys/devices/virtual/mtty/mtty/{MDEV}/identity/{name}',
+                value)
+        found = self.driver.pools()[0].identity
+        self.assertEqual(('1af4', 64, 'CPX', {'firmware': '2.1'}), (
+            found.vendor_id, found.frame_buffer_mib, found.partition,
+            found.firmware))
+
+    def test_used_bytes_of_what_is_open_here(self):
+        vf = self.machine.add_vf(0)
+        found = self.driver.open(vf)
+        self.assertEqual((contract.VF(vf, 0, False, 12345),),
+                         self.driver.pools()[0].vfs)
+        found.close()
+        self.assertEqual((contract.VF(vf, 0, True),),
+                         self.driver.pools()[0].vfs)
+
+    def test_whether_it_migrates_is_known_once_it_was_open(self):
+        vf = self.machine.add_vf(0)
+        self.assertIs(driver.Migrates.UNKNOWN, self.driver.migrates(vf))
+        self.driver.open(vf).close()
+        self.assertIs(driver.Migrates.YES, self.driver.migrates(vf))
+        self.machine.migrates = False
+        self.refused(errno.ENOTSUP, self.driver.open, vf)
+        self.assertIs(driver.Migrates.NO, self.driver.migrates(vf))
+        self.assertEqual((), self.driver.pools())
+
+    def test_no_such_vf(self):
+        self.refused(errno.ENODEV, self.driver.open, '0000:00:00.7')
+        self.refused(errno.ENODEV, self.driver.scrub, '../../etc')
+
+
+class RightsTest(unittest.TestCase):
+    def setUp(self):
+        fd, self.path = tempfile.mkstemp()
+        os.close(fd)
+        self.addCleanup(os.unlink, self.path)
+
+    def opened(self, code, helper='sudo privsep-helper'):
+        """Whether the helper was asked, when we get `code` ourselves."""
+        failure = OSError(code, os.strerror(code))
+        with mock.patch.object(rights, 'open_directly', autospec=True,
+                               side_effect=failure), \
+                mock.patch.object(privileged, 'open_file', autospec=True,
+                                  return_value=77) as asked:
+            try:
+                self.assertEqual(77, rights.Rights(helper)(self.path))
+            except OSError as exc:
+                self.assertEqual(code, exc.errno)
+            return asked.called
+
+    def test_the_helper_is_for_rights_alone(self):
+        self.assertTrue(self.opened(errno.EACCES))
+        self.assertFalse(self.opened(errno.EBUSY))
+        self.assertFalse(self.opened(errno.EACCES, helper=''))
+
+    def by_helper(self, pattern):
+        """open_file() with the helper's part in this process."""
+        privileged.context.set_client_mode(False)
+        self.addCleanup(privileged.context.set_client_mode, True)
+        with mock.patch.object(privileged, 'FILES', re.compile(pattern)):
+            return privileged.open_file(self.path, 'unused')
+
+    def test_a_descriptor_is_handed_over(self):
+        fd = self.by_helper(re.escape(self.path))
+        self.addCleanup(os.close, fd)
+        self.assertEqual(self.path, os.readlink(f'/proc/self/fd/{fd}'))
+        self.assertFalse(os.get_inheritable(fd))
+
+    def test_nothing_else_is_opened(self):
+        with self.assertRaises(PermissionError):
+            self.by_helper('/dev/vfio/.*')
+
+    def test_who_does_not_know_the_token_is_not_believed(self):
+        with socket.socket(socket.AF_UNIX) as listening, \
+                socket.socket(socket.AF_UNIX) as stranger:
+            listening.bind('\0' + os.urandom(8).hex())
+            listening.listen()
+            stranger.connect(listening.getsockname())
+            socket.send_fds(stranger, [b'guess'], [0])
+            self.assertIsNone(privileged._take(listening, 'token'))
