@@ -17,6 +17,7 @@ import abc
 import dataclasses
 import errno
 import pathlib
+from typing import Any
 import unittest
 import uuid
 
@@ -46,6 +47,12 @@ class Traits:
     exact_size: bool = False
     """The estimate in STOP is the length of the stream."""
 
+    failures: tuple[tuple[contract.DeviceState, bool], ...] = ()
+    """(state, into ERROR): what fail_at() can bring about."""
+
+    dirties: bool = False
+    """dirty() gives a device in PRE_COPY something to send again."""
+
 
 class Provider(abc.ABC):
     """Makes devices of one kind."""
@@ -60,13 +67,26 @@ class Provider(abc.ABC):
     def open(self, address: str) -> contract.MigrationDevice:
         """Open one; EBUSY while it is open."""
 
+    def fail_at(self, address: str, state: contract.DeviceState | None,
+                into_error: bool) -> None:
+        """Have changes into `state` fail with EIO; None: none any more."""
+        raise NotImplementedError
 
+    def dirty(self, address: str) -> None:
+        """Have the device do some work."""
+        raise NotImplementedError
+
+
+_S = contract.DeviceState
 _ALL = (contract.MigrationFlag.STOP_COPY | contract.MigrationFlag.P2P
         | contract.MigrationFlag.PRE_COPY)
 
 MTTY = Traits(_ALL, temporary_end=False, error_after_short=False,
               wrong_errno=errno.EFAULT, keeps_state=True, exact_size=True)
-LAB = Traits(_ALL)
+LAB = Traits(_ALL, dirties=True, failures=tuple(
+    (state, into_error)
+    for state in (_S.RUNNING, _S.STOP_COPY, _S.PRE_COPY, _S.RESUMING)
+    for into_error in (False, True)))
 
 
 class MediatedDevices(Provider):
@@ -101,7 +121,21 @@ class MediatedDevices(Provider):
         case.addCleanup(pathlib.Path.write_text, remove, '1')
         return address
 
-    def open(self, address: str) -> contract.MigrationDevice:
+    def _node(self, address: str) -> Any:
         node = self._files.find(address)
         assert node is not None, f'sysfs has no {address}'
-        return self._device.VFIODevice(address, self._doors.open(node))
+        return node
+
+    def open(self, address: str) -> contract.MigrationDevice:
+        return self._device.VFIODevice(
+            address, self._doors.open(self._node(address)))
+
+    def fail_at(self, address: str, state: contract.DeviceState | None,
+                into_error: bool) -> None:
+        knobs = self._node(address).path / 'knobs'
+        (knobs / 'fail_into_error').write_text(str(int(into_error)))
+        (knobs / 'fail_at').write_text(
+            'none' if state is None else state.name.lower())
+
+    def dirty(self, address: str) -> None:
+        (self._node(address).path / 'workload/doorbell').write_text('100')

@@ -15,6 +15,7 @@
 
 import errno
 import itertools
+import time
 
 from nova_vgpu_mig.gpu import arcs
 from nova_vgpu_mig.gpu import contract
@@ -28,6 +29,7 @@ OPENS = {(S.RUNNING, S.PRE_COPY), (S.RUNNING_P2P, S.PRE_COPY_P2P),
 """The direct arcs that make a data stream."""
 
 LARGE = 1 << 20
+PATIENCE = 60.0
 TINY_BYTES = 4500
 """So much of a stream is carried in tiny pieces, the rest in large ones."""
 
@@ -152,7 +154,45 @@ class Contract:
                     self.refused(errno.ENODEV, stream.read_into,
                                  memoryview(bytearray(10)))
 
+    def test_a_failed_change(self):
+        if not self.traits.failures:
+            self.skipTest('nothing makes a change fail')
+        for failing, into_error in self.traits.failures:
+            with self.subTest(failing.name, into_error=into_error):
+                self.source.reset()
+                self.one_failure(failing, into_error)
+
+    def one_failure(self, failing, into_error):
+        start = S.STOP if failing is S.RUNNING else S.RUNNING
+        self.go(self.source, start)
+        way = arcs.path(start, failing, self.traits.flags)
+        self.provider.fail_at(self.here, failing, into_error)
+        self.addCleanup(self.provider.fail_at, self.here, None, False)
+        self.refused(errno.EIO, self.source.set_state, failing)
+        left_in = self.source.state()
+        self.provider.fail_at(self.here, None, False)
+        if into_error:
+            self.assertIs(S.ERROR, left_in)
+            self.source.reset()
+            self.assertIs(S.RUNNING, self.source.state())
+        else:
+            self.assertIn(left_in, (start, *way[:-1]))
+        self.go(self.source, failing)
+
     # Saving
+
+    def test_what_is_dirtied_is_sent_again(self):
+        if not self.traits.dirties:
+            self.skipTest('nothing makes the device work')
+        stream = self.pre_copy()
+        self.read(stream)
+        self.provider.dirty(self.here)
+        end = time.monotonic() + PATIENCE
+        while not self.source.precopy_info(stream).dirty_bytes:
+            self.assertLess(time.monotonic(), end, 'nothing became dirty')
+            time.sleep(0.01)
+        self.assertEqual(0, self.source.precopy_info(stream).initial_bytes)
+        self.assertGreater(len(self.read(stream)), 0)
 
     def pre_copy(self):
         if F.PRE_COPY not in self.traits.flags:

@@ -27,7 +27,8 @@ class SoftwareGIM(providers.Provider):
     # It logs what its engines write to a guest's memory; there is no guest.
     traits = providers.Traits(
         contract.MigrationFlag.STOP_COPY | contract.MigrationFlag.PRE_COPY,
-        keeps_state=True, logs_dma=False)
+        keeps_state=True, logs_dma=False,
+        failures=((contract.DeviceState.RUNNING, False),))
 
     def __init__(self, gim):
         self._gim = gim
@@ -45,6 +46,12 @@ class SoftwareGIM(providers.Provider):
 
     def open(self, address):
         return self._gim.open(address)
+
+    def fail_at(self, address, state, into_error):
+        admin = self._gim.connect()
+        admin.call('knob', vf=address, name='fail_run_once',
+                   value=state is not None)
+        admin.close()
 
 
 class SoftwareConformanceTest(suite.Contract, unittest.TestCase):
