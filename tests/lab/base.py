@@ -29,11 +29,31 @@ def nodes() -> tuple[node_.Node, node_.Node]:
     return first, second
 
 
+# Guests first: a device that is in use can't be removed.
+_CLEAR = f"""
+for guest in $(virsh -q list --all --name); do
+    virsh -q destroy "$guest" || true
+    virsh -q undefine "$guest" || true
+done 2>/dev/null
+rm -f /run/guest-*.xml
+for device in {DEVICES}/*; do
+    ! [ -e "$device" ] || echo 1 >"$device/remove"
+done
+"""
+
+
 class LabTestCase(unittest.TestCase):
     """`self.one` and `self.two` are the nodes."""
 
     def setUp(self) -> None:
         self.one, self.two = nodes()
+        # What is there now is of a run that was interrupted.
+        self._clear()
+        self.addCleanup(self._clear)
+
+    def _clear(self) -> None:
+        for node in (self.one, self.two):
+            node.run(_CLEAR)
 
     def mdev(self, node: node_.Node, kind: str) -> str:
         """Make a mediated device of this type; return its UUID.
@@ -41,9 +61,6 @@ class LabTestCase(unittest.TestCase):
         A fresh one for each test: mtty keeps its state when it is closed.
         """
         made = str(uuid.uuid4())
-        self.addCleanup(
-            node.run, f'! [ -e {DEVICES}/{made} ] || '
-            f'echo 1 >{DEVICES}/{made}/remove')
         node.run('set -- /sys/class/mdev_bus/*/mdev_supported_types/'
                  f'{kind}/create; echo {made} >"$1"')
         return made

@@ -78,8 +78,8 @@ class Guest:
         source = self.node
         self._write(source, mdev)
         uri = URI.format(address=network.node_address(to.number))
-        source.run(f'virsh -q migrate --live --p2p --xml /run/{self.name}.xml'
-                   f' {self.name} {uri}')
+        source.run(f'virsh -q migrate --live --p2p --persistent '
+                   f'--xml /run/{self.name}.xml {self.name} {uri}')
         self.node = to
         lines = source.run(f'virsh -q domjobinfo {self.name} --completed '
                            '--rawstats').splitlines()
@@ -116,13 +116,6 @@ class Guest:
 
     def read(self, port: int) -> int:
         return int(self.monitor(f'i /b {port:#x}').split('=')[1], 16)
-
-    def end(self, *nodes: node_.Node) -> None:
-        """Take it away from wherever it is."""
-        for node in nodes:
-            node.run(f'virsh -q destroy {self.name} 2>/dev/null; '
-                     f'virsh -q undefine {self.name} 2>/dev/null; '
-                     f'rm -f /run/{self.name}.xml')
 
 
 def _before(text: str) -> str:

@@ -60,7 +60,6 @@ class DeviceTestCase(base.LabTestCase):
         here = self.mdev(self.one, KIND)
         there = self.mdev(self.two, KIND)
         guest = guest_.Guest(self.one, here)
-        self.addCleanup(guest.end, self.one, self.two)
         self.one.run(f'cd {base.DEVICES}/{here}/workload && '
                      f'echo {STRIDE} >stride_bytes && '
                      f'echo {RATE} >bytes_per_second')
@@ -83,7 +82,6 @@ class DeviceTestCase(base.LabTestCase):
         there = self.mdev(self.two, KIND)
         self.two.run(f'echo 2.0 >{base.DEVICES}/{there}/identity/firmware')
         guest = guest_.Guest(self.one, here)
-        self.addCleanup(guest.end, self.one, self.two)
         self.one.run(f'echo {RATE} >{base.DEVICES}/{here}/workload/'
                      'bytes_per_second')
         self.assert_refused(guest.migrate, self.two, there)

@@ -29,7 +29,6 @@ class MttyTestCase(base.LabTestCase):
     def _guest(self, kind: str) -> tuple[guest_.Guest, int]:
         """A running guest at node 1, with something in its UART."""
         guest = guest_.Guest(self.one, self.mdev(self.one, kind))
-        self.addCleanup(guest.end, self.one, self.two)
         port = guest.ports()
 
         def takes() -> bool:
