@@ -172,7 +172,9 @@ class Endings:
              outcome: phases.Outcome, reason: str) -> None:
         values = entry.record | {
             'phase': phase.value, 'outcome': outcome.value,
-            'reason': reason, 'remaining_bytes': 0}
+            'reason': reason}
+        if outcome is phases.Outcome.COMPLETED:
+            values['remaining_bytes'] = 0
         times = dict(values.get('phase_times') or {})
         times.setdefault(phase.value, time.time())
         values['phase_times'] = times

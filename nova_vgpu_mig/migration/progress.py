@@ -63,7 +63,8 @@ class Progress:
         with self.lock:
             self.record.outcome = outcome
             self.record.reason = reason
-            self.record.remaining_bytes = 0
+            if outcome is phases.Outcome.COMPLETED:
+                self.record.remaining_bytes = 0
         self.enter(phase)
         self.save()
 
