@@ -130,9 +130,15 @@ class Doors:
         fd = self._enter(stack, self._files.cdev(node), node)
         bind = uapi.BindIommufd(iommufd=iommufd)
         bind.argsz = len(bytes(bind))
-        self._try(node, 'bind the device to an iommufd; EBUSY or EINVAL: it '
-                  'is open already', fd, uapi.DEVICE_BIND_IOMMUFD,
-                  bytearray(bind))
+        try:
+            self._kernel.ioctl(fd, uapi.DEVICE_BIND_IOMMUFD, bytearray(bind))
+        except OSError as exc:
+            # EINVAL is the kernel's word for a cdev that is bound already.
+            code = errno.EBUSY if exc.errno == errno.EINVAL else exc.errno
+            raise contract.DeviceError(
+                code or errno.EIO, node.address,
+                'bind the device to an iommufd; EBUSY: a VM or another '
+                'program has it open') from exc
         return Opened(self._kernel, fd, [iommufd])
 
     def _by_group(self, node: sysfs.Node,

@@ -39,6 +39,7 @@ class Machine(calls.Kernel):
         self.states = {}
         self.flags = 3
         self.viable = True
+        self.bound = False
         self.migrates = True
         self.refuse = {}
         self.calls = []
@@ -126,6 +127,8 @@ class Machine(calls.Kernel):
             case 0x3b76:
                 size, flags, iommufd, _ = struct.unpack('=IIiI', argument)
                 assert (size, flags) == (16, 0)
+                if self.bound:
+                    raise OSError(errno.EINVAL, 'Invalid argument')
                 self.calls.append((short, self._name(iommufd)))
                 self.states.setdefault(name, 2)
             case 0x3b6f:

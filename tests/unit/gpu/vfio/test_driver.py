@@ -79,6 +79,13 @@ class DoorsTest(Case):
         found.close()
         self.assertEqual(['vfio0', 'iommu'], self.names())
 
+    def test_a_cdev_that_is_bound_is_busy(self):
+        vf = self.machine.add_vf(0)
+        self.machine.write_file('dev/iommu')
+        self.machine.bound = True
+        self.refused(errno.EBUSY, self.open, vf)
+        self.assertEqual(['vfio0', 'iommu'], self.names())
+
     def test_what_fails_leaves_nothing_open(self):
         vf = self.machine.add_vf(0)
         self.machine.viable = False
