@@ -106,32 +106,24 @@ class ResetCase(test_landing.LandingCase):
         self.assert_equal_to_twin(self.here, self.vf, self.vm)
 
 
-class SourceResetTest(ResetCase):
-
-    def test_pre_copy(self):
-        done = self.reset_at(Phase.PRECOPY, self.here, self.vf)
-        self.returned(done, self.vf, '^pre-copy: ')
-
-    def test_switchover(self):
-        done = self.reset_at(Phase.SWITCHOVER, self.here, self.vf)
-        self.assertIn(LOST, done.reason)
-        self.returned(done, self.vf, '^switchover: ')
+class AfterTheLastRead:
+    """All of the source's VF has been read: what is loaded is whole."""
 
     def test_load(self):
-        # All of it has been read: what is loaded is whole.
-        self.moved_on(self.reset_at(Phase.LOAD, self.here, self.vf))
+        self.moved_on(self.fault_at(Phase.LOAD, self.here, self.vf))
 
     def test_commit(self):
-        self.moved_on(self.reset_at(Phase.COMMIT, self.here, self.vf))
+        self.moved_on(self.fault_at(Phase.COMMIT, self.here, self.vf))
 
     def test_run(self):
-        self.moved_on(self.reset_at(Phase.RUN, self.here, self.vf))
+        self.moved_on(self.fault_at(Phase.RUN, self.here, self.vf))
 
 
-class DestinationResetTest(ResetCase):
+class BeforePrepared:
+    """What the destination's VF has got is gone: the source goes on."""
 
     def check(self, phase):
-        done = self.reset_at(phase, self.there, self.target)
+        done = self.fault_at(phase, self.there, self.target)
         self.returned(done, self.target, r'gave up: [a-z-]+: ')
         self.goes_on()
 
@@ -146,6 +138,27 @@ class DestinationResetTest(ResetCase):
 
     def test_load(self):
         self.check(Phase.LOAD)
+
+
+class SourceResetTest(AfterTheLastRead, ResetCase):
+
+    def fault_at(self, *where):
+        return self.reset_at(*where)
+
+    def test_pre_copy(self):
+        done = self.reset_at(Phase.PRECOPY, self.here, self.vf)
+        self.returned(done, self.vf, '^pre-copy: ')
+
+    def test_switchover(self):
+        done = self.reset_at(Phase.SWITCHOVER, self.here, self.vf)
+        self.assertIn(LOST, done.reason)
+        self.returned(done, self.vf, '^switchover: ')
+
+
+class DestinationResetTest(BeforePrepared, ResetCase):
+
+    def fault_at(self, *where):
+        return self.reset_at(*where)
 
     def lost(self, phase):
         self.reset_at(phase, self.there, self.target)
@@ -164,7 +177,10 @@ class DestinationResetTest(ResetCase):
         self.lost(Phase.RUN)
 
 
-class SourceVanishTest(ResetCase):
+class SourceVanishTest(AfterTheLastRead, ResetCase):
+
+    def fault_at(self, *where):
+        return self.vanish_at(*where)
 
     def test_prepare(self):
         done = self.vanish_at(Phase.PREPARE, self.here, self.vf)
@@ -179,34 +195,11 @@ class SourceVanishTest(ResetCase):
         done = self.vanish_at(Phase.SWITCHOVER, self.here, self.vf)
         self.returned(done, self.vf, '^switchover: ')
 
-    def test_load(self):
-        self.moved_on(self.vanish_at(Phase.LOAD, self.here, self.vf))
 
-    def test_commit(self):
-        self.moved_on(self.vanish_at(Phase.COMMIT, self.here, self.vf))
+class DestinationVanishTest(BeforePrepared, ResetCase):
 
-    def test_run(self):
-        self.moved_on(self.vanish_at(Phase.RUN, self.here, self.vf))
-
-
-class DestinationVanishTest(ResetCase):
-
-    def check(self, phase):
-        done = self.vanish_at(phase, self.there, self.target)
-        self.returned(done, self.target, r'gave up: [a-z-]+: ')
-        self.goes_on()
-
-    def test_prepare(self):
-        self.check(Phase.PREPARE)
-
-    def test_pre_copy(self):
-        self.check(Phase.PRECOPY)
-
-    def test_switchover(self):
-        self.check(Phase.SWITCHOVER)
-
-    def test_load(self):
-        self.check(Phase.LOAD)
+    def fault_at(self, *where):
+        return self.vanish_at(*where)
 
     def comes_back(self, phase):
         """It is the destination's to run, and does when the VF is back."""
