@@ -20,6 +20,7 @@ import os
 import pathlib
 import random
 import unittest
+from unittest import mock
 
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
@@ -104,6 +105,19 @@ class CheckpointTest(unittest.TestCase):
         self.assertIs(S.RUNNING, self.source.state())
         self.load()
         self.assertIs(S.RUNNING, self.target.state())
+
+    def test_it_is_on_the_disk_before_it_has_its_name(self):
+        synced = []
+
+        def fsync(fd):
+            name = os.readlink(f'/proc/self/fd/{fd}')
+            synced.append((name == str(self.directory), self.path.exists()))
+
+        with mock.patch.object(os, 'fsync', autospec=True,
+                               side_effect=fsync):
+            self.save()
+        # The file without its name, then the directory with it.
+        self.assertEqual([(False, False), (True, True)], synced)
 
     def test_only_the_owner_may_read_it(self):
         self.save()
