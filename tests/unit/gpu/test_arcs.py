@@ -95,7 +95,8 @@ class ArcsTest(unittest.TestCase):
     def test_the_kernels_choice_where_two_ways_are_as_long(self):
         flags = DEVICES['mlx5, qat, mtty']
         for current, target, expected in (
-                (S.RUNNING, S.PRE_COPY_P2P, (S.PRE_COPY, S.PRE_COPY_P2P)),
+                (S.RUNNING, S.PRE_COPY_P2P,
+                 (S.RUNNING_P2P, S.PRE_COPY_P2P)),
                 (S.RUNNING, S.STOP_COPY,
                  (S.RUNNING_P2P, S.STOP, S.STOP_COPY)),
                 (S.PRE_COPY, S.STOP, (S.RUNNING, S.RUNNING_P2P, S.STOP)),
