@@ -117,7 +117,7 @@ class Harness(base.ServersTestBase):  # type: ignore[misc]
         # By now Nova's logging fixture has taken all handlers away.
         logging.getLogger().addHandler(self._log)
         agent_conf.register_opts(CONF)
-        self.flags(group=agent_conf.GROUP, rpc_timeout=5, step_timeout=60)
+        self.flags(group=agent_conf.GROUP, rpc_timeout=15, step_timeout=60)
         super()._setup_services()
 
     def _setup_compute_service(self) -> None:
