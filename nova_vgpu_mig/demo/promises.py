@@ -27,6 +27,9 @@ from nova_vgpu_mig.migration import record as migration_record
 
 SOURCE, GOOD, OLD = 'compute1', 'compute2', 'compute3'
 
+ENOUGH_SLICES = 5.0
+"""Slices to be expected in the time of a move, for none to mean something."""
+
 
 def stays(options: options_.Options) -> bool:
     """Tell whether the VM has to be at the source in the end."""
@@ -60,10 +63,13 @@ class Promises:
         status = mover.status()
         report.check('no GPU job timed out in the guest (TDR)',
                      status['tdr_events'] == 0, status['tdr_events'])
-        least = min(row['during'] for row in report.slices
-                    if row['before'])
-        report.check('the other VFs with work were served during the move',
-                     least > 0, f'at least {least:.0f} slices a second')
+        # A workload that gets few slices may get none in a short move.
+        least = min((row['during'] for row in report.slices
+                     if row['expected_during'] >= ENOUGH_SLICES), default=None)
+        if least is not None:
+            report.check(
+                'the other VFs with work were served during the move',
+                least > 0, f'at least {least:.0f} slices a second')
         self._check_reservations()
 
     def _check_outcome(self, status: str) -> None:

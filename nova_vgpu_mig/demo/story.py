@@ -283,11 +283,13 @@ class Story:
         for vm, host in ((self.twin, SOURCE), (self.neighbour, GOOD)):
             # Before, during and after; what lies between them is Nova's.
             rates = slices.rates(samples, host, vm.vf)[::2]
+            lasted = samples[3].at - samples[2].at
             rows.append((vm.vf, f'{vm.name} on {host}',
                          [round(rate) for rate in rates]))
             self.report.slices.append({
                 'vf': vm.vf, 'of': vm.name, 'host': host,
-                'before': rates[0], 'during': rates[1], 'after': rates[2]})
+                'before': rates[0], 'during': rates[1], 'after': rates[2],
+                'expected_during': rates[0] * lasted})
         self.display.slices(rows)
 
     def _compare(self) -> None:
