@@ -36,7 +36,7 @@ AHEAD = 300
 """Work units between now and the place of a hold."""
 
 LOOKS = 12
-"""In a row, at least 0.1 s apart: the slowest workload has 2 frames a second,
+"""In a row, at least 0.1 s apart: the slowest workload has 3 frames a second,
 and a vCPU on a busy host comes late."""
 
 
