@@ -1,0 +1,162 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""When QEMU may switch over: decided by the downtime limit it is given.
+
+In the hypervisor carrier nobody asks us: QEMU switches over as soon as what
+is left fits into its downtime limit, and that limit is all there is to steer
+with. So it is held low while the dirty state would take longer than the VM
+may stand still, and opened to what is really to be had: the VM's limit less
+what a switchover costs beside the copying, which QEMU leaves out.
+
+QEMU does not tell what a device has dirty. But it copies in passes: it asks
+the device, sends what was named, and asks again. What was sent between two
+looks is what the device had dirty at the first. So a pass is a round of
+pre-copy, and the same decision that the agent carrier takes (convergence.py)
+is taken on it.
+
+Rejected: to raise the limit in steps up to the VM's. Each step would be a
+wait, and the rounds already say which limit would be met.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+from nova_vgpu_mig.planning import convergence
+from nova_vgpu_mig.planning import downtime
+
+HOLD_MS = 1
+"""The least that libvirt takes. QEMU still switches over once its estimate
+of what is left is 0."""
+
+ROUND_SECONDS = 1.0
+"""Passes are taken together up to this: a pass over a small device lasts
+milliseconds, and a guest's frame is not a workload's change."""
+
+OPEN_PASSES = 50
+"""How often QEMU may look at a limit that should do and find that it does
+not, before the move is given up."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """What the hypervisor has said of a running job."""
+
+    at: float
+    """Seconds of a clock that never goes back."""
+
+    passes: int
+    """How often it has looked at what is dirty; 1 is the first copy."""
+
+    sent_bytes: int
+    """Of guest RAM and devices together."""
+
+    device_bytes: int | None = None
+    """Of these, the VFIO devices'; None where the hypervisor can't tell."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """What to do now."""
+
+    limit_ms: int
+    decision: convergence.Decision | None = None
+    """None as long as the first pass goes on."""
+
+    @property
+    def abort(self) -> bool:
+        return (self.decision is not None
+                and self.decision.action is convergence.Action.ABORT)
+
+    @property
+    def opened(self) -> bool:
+        return (self.decision is not None
+                and self.decision.action is convergence.Action.SWITCHOVER)
+
+
+def rounds(samples: Sequence[Sample],
+           round_seconds: float = ROUND_SECONDS
+           ) -> list[convergence.Observation]:
+    """Return the finished rounds of a job, oldest first.
+
+    The first one is the first pass; those after it are passes taken
+    together, and what each has dirty is what one pass of it has sent.
+
+    :param samples: in the order of time, from the beginning of the job.
+    """
+    found: list[convergence.Observation] = []
+    begin = samples[0] if samples else None
+    for sample in samples:
+        assert begin is not None
+        passes = sample.passes - begin.passes
+        seconds = sample.at - begin.at
+        if passes < 1 or (found and seconds < round_seconds):
+            continue
+        sent = max(0, sample.sent_bytes - begin.sent_bytes)
+        if not found:
+            # What the first look after the first copy has found is not
+            # known before it has been sent.
+            found.append(convergence.Observation(sent, seconds, sent))
+        else:
+            found.append(convergence.Observation(
+                sent, seconds, math.ceil(sent / passes)))
+        begin = sample
+    return found
+
+
+def bandwidth(done: Sequence[convergence.Observation]) -> float:
+    """Return bytes a second: the best that a round has had.
+
+    A round in which little was dirty waits more than it sends, so the best
+    is what the way can carry; the first copy is hardly ever beaten.
+    """
+    return max((r.bytes_sent / r.seconds for r in done if r.seconds > 0),
+               default=0.0)
+
+
+def open_limit_ms(limit_seconds: float, costs: downtime.FixedCosts) -> int:
+    """Return what QEMU may take of a VM's limit, milliseconds."""
+    return max(HOLD_MS, math.floor((limit_seconds - costs.total) * 1000))
+
+
+def steer(done: Sequence[convergence.Observation], *, limit_seconds: float,
+          costs: downtime.FixedCosts, carried: float | None = None,
+          max_rounds: int = convergence.MAX_ROUNDS,
+          open_passes: int = 0) -> Step:
+    """Decide on the limit after the last of the finished rounds.
+
+    :param done: as rounds() gives them.
+    :param limit_seconds: the VM's own downtime limit.
+    :param costs: of a switchover, beside the copying.
+    :param carried: bytes a second, where it is known better than measured.
+    :param open_passes: passes since the limit was opened.
+    """
+    if len(done) < 2:
+        # The first copy says how fast, not yet how much is dirty.
+        return Step(HOLD_MS)
+    rate = carried or bandwidth(done)
+    decision = convergence.decide(
+        done[1:], limit_seconds=limit_seconds, bandwidth=rate, costs=costs,
+        max_rounds=max_rounds)
+    if decision.action is not convergence.Action.SWITCHOVER:
+        return Step(HOLD_MS, decision)
+    limit = open_limit_ms(limit_seconds, costs)
+    if open_passes > OPEN_PASSES:
+        return Step(limit, dataclasses.replace(
+            decision, action=convergence.Action.ABORT, reason=(
+                f'QEMU has looked {open_passes} times at a limit of {limit} '
+                f'ms and not switched over, although '
+                f'{decision.reason}: what the device says is left does not '
+                f'become less, or QEMU measures less bandwidth than '
+                f'{rate / 2 ** 20:,.0f} MiB/s')))
+    return Step(limit, decision)
