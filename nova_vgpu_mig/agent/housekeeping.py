@@ -69,7 +69,8 @@ class Housekeeping:
         a VM which has come, or is about to be given it: without a VM to be
         seen it stays, as long as Nova may take for its own order of things.
         """
-        if entry.role is phases.Role.SOURCE:
+        if (entry.role is phases.Role.SOURCE
+                or entry.carrier is phases.Carrier.HYPERVISOR):
             return True
         if (time.time() - entry.changed_at
                 > self._options.reservation_seconds):

@@ -68,6 +68,10 @@ class AgentManager:
         return self._views.ownership(migration_uuid)
 
     @_expected
+    def guest_state(self, ctxt: Any, instance_uuid: str) -> dict[str, Any]:
+        return self._views.guest_state(instance_uuid)
+
+    @_expected
     def claim(self, ctxt: Any, request: objects.VFMigrationRequest
               ) -> dict[str, Any]:
         return self._steps.claim(request)

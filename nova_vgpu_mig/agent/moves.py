@@ -29,6 +29,7 @@ from typing import Protocol
 from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.migration import custody
 from nova_vgpu_mig.migration import destination
+from nova_vgpu_mig.migration.hypervisor import watch as watch_
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import offer as offer_
 from nova_vgpu_mig.migration import ownership
@@ -226,6 +227,7 @@ class Moves:
         self._mutex = threading.Lock()
         self._sources: dict[str, SourceRun] = {}
         self._destinations: dict[str, DestinationRun] = {}
+        self._watches: dict[Key, watch_.Watch] = {}
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
         self._forbidden: collections.deque[str] = collections.deque(
             maxlen=_FORBIDDEN)
@@ -233,8 +235,9 @@ class Moves:
 
     def __contains__(self, key: object) -> bool:
         with self._mutex:
-            return any((uuid, role) == key for role, table in self._tables()
-                       for uuid in table)
+            return key in self._watches or any(
+                (uuid, role) == key for role, table in self._tables()
+                for uuid in table)
 
     def _tables(self) -> tuple[
             tuple[phases.Role, dict[str, SourceRun]],
@@ -298,9 +301,15 @@ class Moves:
             return self._destinations.get(migration_uuid)
 
     def get(self, migration_uuid: str, role: phases.Role) -> Live | None:
-        return (self.source(migration_uuid)
-                if role is phases.Role.SOURCE
-                else self.destination(migration_uuid))
+        return self.watch(migration_uuid, role) or (
+            self.source(migration_uuid) if role is phases.Role.SOURCE
+            else self.destination(migration_uuid))
+
+    def watch(self, migration_uuid: str,
+              role: phases.Role) -> watch_.Watch | None:
+        """Return what watches a move that the hypervisor carries."""
+        with self._mutex:
+            return self._watches.get((migration_uuid, role))
 
     def _refuse_if_closed(self, migration_uuid: str) -> None:
         if self._closed:
@@ -327,6 +336,17 @@ class Moves:
         with self._mutex:
             self._destinations.pop(run.record.migration_uuid, None)
 
+    def add_watch(self, watch: watch_.Watch) -> None:
+        uuid = watch.record.migration_uuid
+        with self._mutex:
+            self._refuse_if_closed(uuid)
+            self._watches[uuid, watch.role] = watch
+
+    def remove_watch(self, watch: watch_.Watch) -> None:
+        with self._mutex:
+            self._watches.pop((watch.record.migration_uuid, watch.role),
+                              None)
+
     def stop(self) -> None:
         """Take no new move, and end every one; sources first.
 
@@ -335,6 +355,7 @@ class Moves:
         with self._mutex:
             self._closed = True
             runs: list[Live] = [*self._sources.values(),
-                                *self._destinations.values()]
+                                *self._destinations.values(),
+                                *self._watches.values()]
         for run in runs:
             run.stop()

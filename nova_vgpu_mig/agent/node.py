@@ -32,6 +32,7 @@ from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.migration import server as server_
+from nova_vgpu_mig.vmm import hypervisor as hypervisor_
 from nova_vgpu_mig.vmm import port as vmm_port
 from nova_vgpu_mig.vmm import registry as vmm_registry
 
@@ -58,6 +59,7 @@ class Node:
     vmm: vmm_port.VMMPort | None
     server: server_.DataServer
     api: rpcapi.AgentAPI
+    hypervisor: hypervisor_.Hypervisor
     moves: moves_.Moves = dataclasses.field(default_factory=moves_.Moves)
     observer: Observer | None = None
     """Called with the record as a move goes on; must be quick."""
@@ -76,6 +78,23 @@ class Node:
             LOG.info('VMM port %s: the agent carries VMs on this host.',
                      self.vmm.name)
         return ''
+
+    def carriers(self) -> list[phases.Carrier]:
+        """Who can carry the VMs of this host now."""
+        found = [] if self.vmm is None else [phases.Carrier.AGENT]
+        if not self.hypervisor.available():
+            found.append(phases.Carrier.HYPERVISOR)
+        return found
+
+    def carrier_of(self, instance_uuid: str) -> phases.Carrier:
+        """Who carries a VM of this host: who has it.
+
+        :raises hypervisor.HypervisorError: libvirt can't tell now.
+        """
+        if (phases.Carrier.HYPERVISOR in self.carriers()
+                and self.hypervisor.view(instance_uuid).state.here):
+            return phases.Carrier.HYPERVISOR
+        return phases.Carrier.AGENT
 
     def guest(self, instance_uuid: str) -> vmm_port.Guest | None:
         """The VM's guest here, None if there is none; to be closed.

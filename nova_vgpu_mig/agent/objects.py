@@ -24,6 +24,7 @@ The registry of oslo.versionedobjects is one for the whole process, Nova's
 objects included, so the names must differ from Nova's (there is a test).
 """
 
+import re
 from typing import Any
 from typing import Self
 
@@ -32,9 +33,13 @@ from oslo_versionedobjects import fields
 
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.migration import phases
 
-CARRIER_AGENT = 'agent'
-CARRIER_HYPERVISOR = 'hypervisor'
+CARRIER_AGENT = str(phases.Carrier.AGENT)
+CARRIER_HYPERVISOR = str(phases.Carrier.HYPERVISOR)
+_ADDRESS = re.compile(
+    '[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}[.][0-7]'
+    '|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 CARRIERS = (CARRIER_AGENT, CARRIER_HYPERVISOR)
 
 
@@ -58,6 +63,22 @@ class VgpuMigSerializer(
     OBJ_BASE_CLASS = VgpuMigObject
 
 
+class DeviceAddressField(fields.AutoTypedField):  # type: ignore[misc]
+    """A VF's PCI address, or the uuid of a mediated device."""
+
+    class _DeviceAddress(fields.FieldType):  # type: ignore[misc]
+        @staticmethod
+        def coerce(obj: Any, attr: str, value: Any) -> str:
+            text = str(value).lower()
+            if _ADDRESS.fullmatch(text) is None:
+                raise ValueError(
+                    f'{attr}: {value!r:.60} is neither a PCI address '
+                    f'(0000:c1:00.2) nor the uuid of a mediated device')
+            return text
+
+    AUTO_TYPE = _DeviceAddress()
+
+
 @register
 class VFMigrationRequest(VgpuMigObject):
     """One move, as everyone who takes part in it names it.
@@ -67,7 +88,8 @@ class VFMigrationRequest(VgpuMigObject):
     """
 
     # 1.0: Initial version
-    VERSION = '1.0'
+    # 1.1: a VF may be a mediated device
+    VERSION = '1.1'
 
     fields = {
         'migration_uuid': fields.UUIDField(),
@@ -75,8 +97,8 @@ class VFMigrationRequest(VgpuMigObject):
         'request_id': fields.StringField(nullable=True, default=None),
         'source_host': fields.StringField(),
         'destination_host': fields.StringField(),
-        'source_vf': fields.PCIAddressField(),
-        'destination_vf': fields.PCIAddressField(),
+        'source_vf': DeviceAddressField(),
+        'destination_vf': DeviceAddressField(),
         'limit_ms': fields.IntegerField(nullable=True, default=None),
         'carrier': fields.EnumField(CARRIERS, default=CARRIER_AGENT),
     }
@@ -126,10 +148,11 @@ class VFDescription(VgpuMigObject):
     """gpu.contract.VF."""
 
     # 1.0: Initial version
-    VERSION = '1.0'
+    # 1.1: it may be a mediated device
+    VERSION = '1.1'
 
     fields = {
-        'address': fields.PCIAddressField(),
+        'address': DeviceAddressField(),
         'index': fields.IntegerField(),
         'free': fields.BooleanField(),
         'used_bytes': fields.IntegerField(nullable=True),
@@ -145,10 +168,11 @@ class PoolDescription(VgpuMigObject):
     """gpu.contract.Pool: the VFs of one PF."""
 
     # 1.0: Initial version
-    VERSION = '1.0'
+    # 1.1: the parent may be another device than a PF
+    VERSION = '1.1'
 
     fields = {
-        'pf_address': fields.PCIAddressField(),
+        'pf_address': fields.StringField(),
         'identity': fields.ObjectField('VFIdentityObject'),
         'vfs': fields.ListOfObjectsField('VFDescription'),
     }

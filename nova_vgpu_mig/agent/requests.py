@@ -34,11 +34,6 @@ def check(request: objects.VFMigrationRequest, host: str,
     """
     own_host = (request.source_host if role is phases.Role.SOURCE
                 else request.destination_host)
-    if request.carrier != objects.CARRIER_AGENT:
-        raise errors.BadRequest(
-            f'agent of {host}: migration {request.migration_uuid} asks for '
-            f'the carrier {request.carrier}, which this release has not; '
-            f'only {objects.CARRIER_AGENT} is known')
     if own_host != host:
         raise errors.BadRequest(
             f'agent of {host}: migration {request.migration_uuid} is for '
@@ -47,6 +42,18 @@ def check(request: objects.VFMigrationRequest, host: str,
         raise errors.BadRequest(
             f'agent of {host}: source and destination of migration '
             f'{request.migration_uuid} are the same host')
+
+
+def refuse_carrier(node: node_.Node,
+                   request: objects.VFMigrationRequest) -> None:
+    """:raises errors.Refused: nobody here carries it so; why."""
+    if request.carrier != objects.CARRIER_HYPERVISOR:
+        return
+    if why := node.hypervisor.available():
+        raise errors.Refused(
+            f'agent of {node.host}: migration {request.migration_uuid} is to '
+            f'be carried by the hypervisor, which this agent can not watch: '
+            f'{why}')
 
 
 def refuse_unfit(node: node_.Node,

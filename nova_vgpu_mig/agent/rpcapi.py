@@ -43,7 +43,7 @@ TOPIC = 'vgpu_mig_agent'
 EXCHANGE = 'nova_vgpu_mig'
 """Named, so that it is the same whatever `control_exchange` the caller has."""
 
-VERSION = '1.0'
+VERSION = '1.1'
 
 SEND_RETRIES = 2
 """Of a message that the bus does not take. Without a bound a caller would
@@ -105,6 +105,7 @@ class AgentAPI:
     API version history:
 
     * 1.0 - Initial version.
+    * 1.1 - guest_state; a request's VF may be a mediated device.
     """
 
     def __init__(self, conf: cfg.ConfigOpts,
@@ -244,6 +245,19 @@ class AgentAPI:
         """
         return str(self._read(ctxt, host, 'ownership',
                               migration_uuid=migration_uuid))
+
+    def guest_state(self, ctxt: Any, host: str,
+                    instance_uuid: str) -> dict[str, Any]:
+        """What the hypervisor of a host has of a guest.
+
+        :returns: vmm.hypervisor.View.as_dict(), and `now`, epoch seconds by
+            the clock of that host when it looked.
+        :raises errors.DeviceFailed: it can't be asked now.
+        """
+        result: dict[str, Any] = self._call(
+            ctxt, host, '1.1', self._options.rpc_timeout, 'guest_state',
+            instance_uuid=instance_uuid)
+        return result
 
     # The steps of a move; each may be repeated.
 

@@ -38,6 +38,8 @@ from nova_vgpu_mig.agent import steps as agent_steps
 from nova_vgpu_mig.agent import views as agent_views
 from nova_vgpu_mig.conf import agent as agent_conf
 from nova_vgpu_mig.migration import recovery as recovery_
+from nova_vgpu_mig.vmm import hypervisor as hypervisor_
+from nova_vgpu_mig.vmm.libvirt import driver as libvirt_driver
 from nova_vgpu_mig.vmm import registry as vmm_registry
 
 LOG = logging.getLogger(__name__)
@@ -47,16 +49,20 @@ class Agent:
     """The agent of one compute host, in threads of this process."""
 
     def __init__(self, conf: cfg.ConfigOpts,
-                 observer: node_.Observer | None = None) -> None:
+                 observer: node_.Observer | None = None,
+                 hypervisor: hypervisor_.Hypervisor | None = None) -> None:
         """Nothing is opened yet.
 
         :param observer: called with the record as a move goes on.
+        :param hypervisor: another one than this host's libvirt, for tests.
         """
         startup.register_opts(conf)
         self._conf = conf
         self._options = conf[agent_conf.GROUP]
         self.host: str = self._options.host or socket.gethostname()
         self._observer = observer
+        self._hypervisor = (libvirt_driver.LibvirtHypervisor(conf)
+                            if hypervisor is None else hypervisor)
         self._closing = contextlib.ExitStack()
         self._down = threading.Event()
 
@@ -99,8 +105,13 @@ class Agent:
         port = startup.open_data_port(self._conf)
         self._closing.callback(port.close)
         port.start()
+        self._closing.callback(self._hypervisor.close)
+        if why := self._hypervisor.available():
+            LOG.info('%s; no VM in QEMU is moved with a GPU VF until then.',
+                     why)
         node = node_.Node(
             host=self.host, conf=self._conf, journal=book,
+            hypervisor=self._hypervisor,
             driver=startup.load_driver(self._conf), vmm=None,
             server=port, api=api, observer=self._observer,
             find_vmm=lambda: vmm_registry.PORTS.load(self._conf))

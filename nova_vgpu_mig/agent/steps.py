@@ -33,7 +33,9 @@ from nova_vgpu_mig.agent import resolving
 from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.agent import translation
 from nova_vgpu_mig.agent import views
+from nova_vgpu_mig.agent import watching
 from nova_vgpu_mig.conf import agent as agent_conf
+from nova_vgpu_mig.migration import custody
 from nova_vgpu_mig.migration import destination
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import limits
@@ -47,6 +49,7 @@ from nova_vgpu_mig.vmm import port as vmm_port
 
 SOURCE = phases.Role.SOURCE
 DESTINATION = phases.Role.DESTINATION
+HYPERVISOR = phases.Carrier.HYPERVISOR
 State = ownership.State
 
 OVER = frozenset((State.RETURNED, State.DROPPED, State.FINISHED))
@@ -62,6 +65,7 @@ def first_record(request: objects.VFMigrationRequest, role: phases.Role,
         destination_host=request.destination_host,
         source_vf=request.source_vf, destination_vf=request.destination_vf,
         request_id=request.request_id, limit_seconds=limit_seconds,
+        carrier=phases.Carrier(request.carrier),
         phase_times={str(phases.Phase.CLAIMED): time.time()})
 
 
@@ -77,6 +81,7 @@ class Steps:
         self._recovery = recovery
         self._moves = node.moves
         self._house = housekeeping.Housekeeping(node, recovery)
+        self._watching = watching.Watching(node, view)
 
     def _deadline(self) -> float:
         """By when a move that was asked for has to begin, epoch seconds."""
@@ -114,6 +119,7 @@ class Steps:
     def claim(self, request: objects.VFMigrationRequest) -> dict[str, Any]:
         """Destination: reserve the VF; the verdict once more, fresh."""
         requests.check(request, self.host, DESTINATION)
+        requests.refuse_carrier(self._node, request)
         self._make_way(request, DESTINATION)
         with self._moves.step(request.migration_uuid):
             if self._node.find(request.migration_uuid, DESTINATION) is None:
@@ -126,6 +132,8 @@ class Steps:
         """Destination: take the VF to RESUMING; the offer for the source."""
         with self._moves.step(migration_uuid):
             entry = self.journal.get(migration_uuid, DESTINATION)
+            if entry.carrier is HYPERVISOR and entry.state not in OVER:
+                return self._watching.prepare(entry)
             run = self._moves.destination(migration_uuid)
             if run is None:
                 if entry.state is not State.RESERVED:
@@ -154,13 +162,38 @@ class Steps:
                        ) -> dict[str, Any]:
         """Source: note the move, with its plan."""
         requests.check(request, self.host, SOURCE)
+        requests.refuse_carrier(self._node, request)
         self._make_way(request, SOURCE)
         plan = self._view.plan(request.instance_uuid, request.source_vf,
                                request.limit_ms)
         with self._moves.step(request.migration_uuid):
             self._moves.refuse_forbidden(request.migration_uuid)
-            return self._begin(request, SOURCE, deadline=self._deadline(),
-                               plan=plan)
+            if request.carrier == HYPERVISOR:
+                self._watching.check(request.instance_uuid)
+            begun = self._begin(request, SOURCE, deadline=self._deadline(),
+                                plan=plan)
+            if request.carrier != HYPERVISOR:
+                return begun
+            return self._watch_source(request.migration_uuid)
+
+    def _watch_source(self, migration_uuid: str) -> dict[str, Any]:
+        entry = self.journal.get(migration_uuid, SOURCE)
+        try:
+            return self._watching.begin_source(entry)
+        except Exception as exc:
+            self._end_unbegun(entry, phases.Outcome.FAILED,
+                              f'it could not begin: {custody.explain(exc)}')
+            raise
+
+    def _end_unbegun(self, entry: journal_.Entry, outcome: phases.Outcome,
+                     reason: str) -> None:
+        """RETURNED, where nothing was touched that had to be taken back."""
+        self.journal.move(entry.migration_uuid, SOURCE, State.RETURNED,
+                          expected=State.ACTIVE, record={
+                              **entry.record, 'outcome': str(outcome),
+                              'reason': reason,
+                              'phase': str(phases.Phase.RETURNED)})
+        self.journal.settle(entry.migration_uuid, SOURCE)
 
     @translation.translated
     def start(self, instance_uuid: str) -> dict[str, Any]:
@@ -172,6 +205,10 @@ class Steps:
             to start.
         """
         entry = self._view.entry(None, instance_uuid, SOURCE)
+        if entry.carrier is HYPERVISOR:
+            raise errors.Refused(
+                f'agent of {self.host}: migration {entry.migration_uuid} is '
+                f'begun by libvirt (migrateToURI3); this agent watches it')
         with self._moves.step(entry.migration_uuid):
             # In this order: a move that ends in between has left the table
             # after it has left ACTIVE.
@@ -234,7 +271,9 @@ class Steps:
                 run.abort('aborted by the operator')
                 return run.record.as_dict()
             entry = self.journal.get(migration_uuid, SOURCE)
-            if entry.state is State.ACTIVE:
+            if entry.carrier is HYPERVISOR and entry.state is State.ACTIVE:
+                self._watching.abort(entry, 'aborted by the operator')
+            elif entry.state is State.ACTIVE:
                 self._give_back(entry, phases.Outcome.ABORTED,
                                 'aborted by the operator')
             elif entry.state is not State.RETURNED:
@@ -274,6 +313,7 @@ class Steps:
 
     def housekeep(self) -> list[str]:
         """One round of what is done unasked; a sentence for each thing."""
+        self._watching.resume()
         return self._house.go_round()
 
     def _wait_for(self, entry: journal_.Entry) -> None:
@@ -301,10 +341,15 @@ class Steps:
                     self._moves.forbid(migration_uuid)
                 return None
             undo: Callable[[journal_.Entry], None] = (
-                self._rollback_source if role is SOURCE
+                self._rollback_watched
+                if entry.carrier is HYPERVISOR
+                else self._rollback_source if role is SOURCE
                 else self._rollback_destination)
             undo(entry)
             return self._view.values(self.journal.get(migration_uuid, role))
+
+    def _rollback_watched(self, entry: journal_.Entry) -> None:
+        self._watching.rollback(entry, self._patience())
 
     def _rollback_source(self, entry: journal_.Entry) -> None:
         run = self._moves.source(entry.migration_uuid)

@@ -28,6 +28,7 @@ from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import recovery as recovery_
+from nova_vgpu_mig.vmm import hypervisor
 
 SOURCE = phases.Role.SOURCE
 State = ownership.State
@@ -120,12 +121,23 @@ class Tenancy:
                 or entry.vf_address != request.source_vf
                 or entry.instance_uuid == request.instance_uuid):
             return False
+        if self._is_here(entry):
+            raise custody.MoveFailed(
+                f'the VMM still has instance {entry.instance_uuid}, which '
+                f'Nova has to remove from this host')
+        return True
+
+    def _is_here(self, entry: journal_.Entry) -> bool:
+        """:raises custody.MoveFailed: it can't be told."""
+        if entry.carrier is phases.Carrier.HYPERVISOR:
+            try:
+                return self._node.hypervisor.view(
+                    entry.instance_uuid).state.here
+            except hypervisor.HypervisorError as exc:
+                raise custody.MoveFailed(str(exc)) from exc
         if entry.record.get('guest') and (why := self._node.look_for_vmm()):
             raise custody.MoveFailed(why)
         guest = self._node.guest(entry.instance_uuid)
         if guest is not None:
             guest.close()
-            raise custody.MoveFailed(
-                f'the VMM still has instance {entry.instance_uuid}, which '
-                f'Nova has to remove from this host')
-        return True
+        return guest is not None

@@ -29,9 +29,11 @@ from typing import TypeVar
 from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.gpu import registry as gpu_registry
 from nova_vgpu_mig.migration import destination
+from nova_vgpu_mig.migration.hypervisor import source as watched
 from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import recovery
 from nova_vgpu_mig.migration import source
+from nova_vgpu_mig.vmm import hypervisor
 from nova_vgpu_mig.vmm import port as vmm_port
 
 LOG = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ TABLE: tuple[tuple[type[Exception], type[errors.AgentError]], ...] = (
     (destination.DropRefused, errors.Refused),
     (recovery.ResolveRefused, errors.Refused),
     (gpu_registry.NoGPUDriver, errors.DeviceFailed),
+    (watched.AbortTooLate, errors.Refused),
+    (hypervisor.HypervisorError, errors.DeviceFailed),
     (vmm_port.GuestNotFound, errors.DeviceFailed),
     (vmm_port.VMMError, errors.DeviceFailed),
     (OSError, errors.DeviceFailed),

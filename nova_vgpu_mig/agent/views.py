@@ -12,11 +12,14 @@
 
 """What an agent answers without changing anything."""
 
+from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 import dataclasses
 import importlib.metadata
 import logging
 import statistics
+import time
 from typing import Any
 
 from nova_vgpu_mig.agent import errors
@@ -58,6 +61,26 @@ def without(pools: Iterable[contract.Pool],
         for pool in pools)
 
 
+def _hypervisor_costs(parts: Mapping[str, float]) -> downtime.FixedCosts:
+    """What a switchover costs beside the copying, where QEMU does it.
+
+    Its parts are others (migration.hypervisor.timeline); one that was not
+    measured keeps the default of the part that it takes the place of.
+    """
+    known = {ours: parts[theirs] for ours, theirs in (
+        ('drain', 'drain'), ('commit', 'pre_switchover'),
+        ('run', 'handover')) if theirs in parts}
+    return downtime.FixedCosts.from_parts(
+        {'vcpus': 0.0, 'state': 0.0, 'verify': 0.0, **known})
+
+
+_COSTS: dict[phases.Carrier, Callable[[Mapping[str, float]],
+                                      downtime.FixedCosts]] = {
+    phases.Carrier.AGENT: downtime.FixedCosts.from_parts,
+    phases.Carrier.HYPERVISOR: _hypervisor_costs,
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Experience:
     """What earlier moves of this source have measured."""
@@ -72,13 +95,15 @@ class Experience:
     """How many completed moves have measured it; 0: assumed."""
 
     @classmethod
-    def of(cls, records: Iterable[dict[str, Any]],
-           instance_uuid: str) -> 'Experience':
+    def of(cls, records: Iterable[dict[str, Any]], instance_uuid: str,
+           carrier: phases.Carrier = phases.Carrier.AGENT) -> 'Experience':
         """Pure. :param records: MigrationRecord.as_dict(), newest first."""
         rates: list[float] = []
         parts: list[dict[str, float]] = []
         dirty = None
         for values in records:
+            if values.get('carrier', phases.Carrier.AGENT) != carrier:
+                continue
             rounds = [r for r in values['rounds'] if not r['stop_copy']]
             if (dirty is None and rounds
                     and values['instance_uuid'] == instance_uuid):
@@ -95,7 +120,7 @@ class Experience:
                 rates.append(sent / seconds)
         if not parts:
             return cls(dirty_bytes_per_second=dirty)
-        costs = downtime.FixedCosts.from_parts({
+        costs = _COSTS[carrier]({
             name: statistics.median(p[name] for p in parts if name in p)
             for name in set().union(*parts)})
         return cls(statistics.median(rates), costs, dirty, len(parts))
@@ -145,8 +170,7 @@ class Views:
             data_port=node.server.address[1],
             pools=[objects.PoolDescription.from_pool(pool)
                    for pool in without(node.driver.pools(), self._held())],
-            carriers=([] if node.vmm is None
-                      else [objects.CARRIER_AGENT]))
+            carriers=[str(carrier) for carrier in node.carriers()])
 
     def _held(self) -> frozenset[str]:
         """The VFs that moves hold, but not what a claim would clear."""
@@ -165,7 +189,8 @@ class Views:
                 else pool.identity.frame_buffer_mib * 2 ** 20)
         limit = limits.Limits.from_conf(
             node.conf, None if limit_ms is None else limit_ms / 1000)
-        known = self.experience(instance_uuid)
+        carrier = node.carrier_of(instance_uuid)
+        known = self.experience(instance_uuid, carrier)
         workload = estimate.Workload(
             used, self._dirty_rate(vf_address, known))
         made = estimate.plan(
@@ -175,23 +200,38 @@ class Views:
         standing = (made.worst_downtime_seconds
                     if made.downtime_seconds is None
                     else made.downtime_seconds)
+        blockers = (node.hypervisor.blockers(instance_uuid)
+                    if carrier is phases.Carrier.HYPERVISOR else ())
         return {
             **made.as_dict(),
+            'carrier': str(carrier),
+            'used_bytes': used,
             'bytes': used if made.total_bytes is None else made.total_bytes,
             'seconds': (used / known.bandwidth
                         if made.total_seconds is None
                         else made.total_seconds),
             'downtime_ms': standing * 1000,
             'limit_ms': limit.downtime_seconds * 1000,
-            'fits': fits(workload, limit, known, made),
-            'reason': f'{made.reason} ({known})',
+            'fits': (False if blockers
+                     else fits(workload, limit, known, made)),
+            'reason': (f'QEMU can not migrate it: {"; ".join(blockers)}'
+                       if blockers else f'{made.reason} ({known})'),
         }
 
-    def experience(self, instance_uuid: str) -> Experience:
+    def experience(self, instance_uuid: str,
+                   carrier: phases.Carrier = phases.Carrier.AGENT
+                   ) -> Experience:
         """What this host's last moves tell about the next of a VM."""
         return Experience.of(
             (entry.record for entry in self._node.journal.entries(
-                role=phases.Role.SOURCE, limit=REMEMBERED)), instance_uuid)
+                role=phases.Role.SOURCE, limit=REMEMBERED)), instance_uuid,
+            carrier)
+
+    @translation.translated
+    def guest_state(self, instance_uuid: str) -> dict[str, Any]:
+        """What the hypervisor has of a guest, and this host's clock."""
+        return {**self._node.hypervisor.view(instance_uuid).as_dict(),
+                'now': time.time()}
 
     def _dirty_rate(self, address: str, known: Experience) -> float | None:
         """Bytes a second now, else of the last move, None if unknown."""

@@ -20,7 +20,7 @@ import importlib
 
 from oslo_config import cfg
 
-MODULES = ('agent', 'migration', 'nova', 'software_gim', 'vfio',
+MODULES = ('agent', 'libvirt', 'migration', 'nova', 'software_gim', 'vfio',
            'vmm_standin')
 
 

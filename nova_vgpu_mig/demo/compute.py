@@ -31,6 +31,7 @@ from oslo_config import cfg
 from nova_vgpu_mig.agent import rpcapi
 from nova_vgpu_mig.agent import service
 from nova_vgpu_mig.conf import agent as agent_conf
+from nova_vgpu_mig.conf import libvirt as libvirt_conf
 from nova_vgpu_mig.conf import migration as migration_conf
 from nova_vgpu_mig.conf import software_gim as gim_conf
 from nova_vgpu_mig.conf import vmm_standin as standin_conf
@@ -134,7 +135,8 @@ class Compute:
         conf = cfg.ConfigOpts()
         conf([], project='nova-vgpu-mig', default_config_files=[],
              default_config_dirs=[])
-        for module in (agent_conf, migration_conf, gim_conf, standin_conf):
+        for module in (agent_conf, libvirt_conf, migration_conf, gim_conf,
+                       standin_conf):
             module.register_opts(conf)
         rpcapi.get_transport(conf, 'fake://').cleanup()
         conf.set_override('transport_url', 'fake://')
@@ -145,6 +147,7 @@ class Compute:
                 # Nova's notifiers are doubles here.
                 'listen_notifications': False}.items():
             conf.set_override(name, value, agent_conf.GROUP)
+        conf.set_override('uri', '', libvirt_conf.GROUP)
         conf.set_override('runtime_dir', str(self.gim.directory),
                           gim_conf.GROUP)
         conf.set_override('runtime_dir', str(self.guests),

@@ -88,6 +88,9 @@ def decide(entry: journal_.Entry, *, restarted: bool, now: float,
     """
     if entry.settled or entry.state is State.FINISHED:
         return Action.NOTHING
+    if entry.carrier is phases.Carrier.HYPERVISOR:
+        # libvirt decides; a watch looks after it, and touches nothing.
+        return Action.NOTHING
     if entry.role is phases.Role.SOURCE:
         return _decide_source(entry, restarted or entry.overdue(now), answer)
     if entry.state is State.RESERVED:
@@ -138,6 +141,11 @@ def judge(entry: journal_.Entry, choice: Choice,
     :param answer: of the other side; None when it has not been asked.
     :raises ResolveRefused: it would let both sides run, or lose the VF.
     """
+    if entry.carrier is phases.Carrier.HYPERVISOR:
+        raise ResolveRefused(
+            f'migration {entry.migration_uuid}: libvirt decides who runs the '
+            f'guest, and this agent only watches; its notes say what is seen '
+            f'at both ends and what to type')
     who, peer = f'migration {entry.migration_uuid}', entry.peer_host
     if entry.settled or entry.state is State.FINISHED:
         return Action.NOTHING, f'{who} has ended: {entry.state}'

@@ -95,6 +95,12 @@ class Entry:
     record: dict[str, Any]
     """MigrationRecord.as_dict(), as last saved."""
 
+    @property
+    def carrier(self) -> phases.Carrier:
+        """An entry that is older than the second carrier has none."""
+        return phases.Carrier(self.record.get('carrier',
+                                              phases.Carrier.AGENT))
+
     def overdue(self, now: float) -> bool:
         return (self.state in ownership.DEADLINED and self.deadline is not None
                 and now >= self.deadline)
@@ -219,7 +225,8 @@ class Journal:
         """
         with self._transaction() as db:
             entry = self._require(db, migration_uuid, role)
-            if (not ownership.may_follow(role, entry.state, to)
+            if (not ownership.may_follow(role, entry.state, to,
+                                         entry.carrier)
                     or expected not in (None, entry.state)):
                 raise IllegalTransition(
                     f'migration {migration_uuid}, {role}: {to} may not '

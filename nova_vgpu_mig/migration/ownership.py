@@ -64,6 +64,19 @@ TRANSITIONS: dict[phases.Role, dict[State, frozenset[State]]] = {
     },
 }
 
+_OBSERVED: dict[phases.Role, dict[State, frozenset[State]]] = {
+    phases.Role.SOURCE: TRANSITIONS[phases.Role.SOURCE],
+    phases.Role.DESTINATION: {
+        State.RESERVED: frozenset((State.LOADING, State.DROPPED)),
+        State.LOADING: frozenset((State.OWNED, State.DROPPED)),
+        State.OWNED: frozenset((State.FINISHED,)),
+        State.DROPPED: frozenset(),
+        State.FINISHED: frozenset(),
+    },
+}
+"""Of the hypervisor carrier: a state is what libvirt was seen to have
+decided. Nothing waits to be allowed to run, so that none is PREPARED."""
+
 FIRST = {phases.Role.SOURCE: State.ACTIVE,
          phases.Role.DESTINATION: State.RESERVED}
 
@@ -74,9 +87,11 @@ GONE = frozenset((State.GIVEN_UP, State.FINISHED))
 """A source's answers by which the VF is the destination's."""
 
 
-def may_follow(role: phases.Role, state: State, to: State) -> bool:
+def may_follow(role: phases.Role, state: State, to: State,
+               carrier: phases.Carrier = phases.Carrier.AGENT) -> bool:
     """Whether a side that is in `state` may go to `to`."""
-    return to in TRANSITIONS[role].get(state, ())
+    table = (TRANSITIONS if carrier is phases.Carrier.AGENT else _OBSERVED)
+    return to in table[role].get(state, ())
 
 
 def is_last(role: phases.Role, state: State) -> bool:

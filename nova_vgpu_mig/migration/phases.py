@@ -42,6 +42,15 @@ class Role(enum.StrEnum):
     DESTINATION = 'destination'
 
 
+class Carrier(enum.StrEnum):
+    """Who carries the state of a VF."""
+
+    AGENT = 'agent'
+    """The agents, over a channel of their own; they decide who runs."""
+    HYPERVISOR = 'hypervisor'
+    """QEMU, inside libvirt's migration, which decides who runs."""
+
+
 class Outcome(enum.StrEnum):
     COMPLETED = 'completed'
     FAILED = 'failed'

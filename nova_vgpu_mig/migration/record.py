@@ -62,6 +62,7 @@ class MigrationRecord:
     request_id: str | None = None
     """Nova's; notifications carry it instead of the migration's uuid."""
 
+    carrier: phases.Carrier = phases.Carrier.AGENT
     guest: str = ''
     """What the guest was when the move began, and has to be at either end
     of it: a vmm.port.GuestState; '' as long as none takes part."""
@@ -92,6 +93,25 @@ class MigrationRecord:
     """From the guest's stop at the source to the first command that the GPU
     retired at the destination."""
 
+    predicted_stop_copy_bytes: int | None = None
+    """Of the VF, as the last round foretold it."""
+
+    stop_copy_bytes: int | None = None
+    """Of the VF; measured by the hypervisor carrier."""
+
+    downtime_error_seconds: float | None = None
+    """How far the two hosts' clocks may be apart where the downtime was
+    measured by both; None where one clock was enough."""
+
+    job: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Hypervisor carrier: what libvirt's job is to be begun with."""
+
+    timeline: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Hypervisor carrier: what was told of the move here, oldest first."""
+
+    notes: list[str] = dataclasses.field(default_factory=list)
+    """What an operator should know besides; a sentence each."""
+
     phase_times: dict[str, float] = dataclasses.field(default_factory=dict)
     """Phase -> wall-clock time (epoch seconds) of its beginning."""
 
@@ -109,6 +129,8 @@ class MigrationRecord:
             values = dict(values)
             values['role'] = phases.Role(values['role'])
             values['phase'] = phases.Phase(values['phase'])
+            values['carrier'] = phases.Carrier(
+                values.get('carrier', phases.Carrier.AGENT))
             outcome = values.get('outcome')
             values['outcome'] = phases.Outcome(outcome) if outcome else None
             values['rounds'] = [Round(**r) for r in values['rounds']]

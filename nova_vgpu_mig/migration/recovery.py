@@ -190,11 +190,21 @@ class Recovery:
                     f'migration {migration_uuid} has not completed: it is '
                     f'{entry.state} at the {role}')
             if role is phases.Role.SOURCE:
-                self._driver_for(entry.vf_address).scrub(entry.vf_address)
+                self._scrub(entry)
             elif not doubt.completed(entry):
                 # OWNED is the right to run, not that it does.
                 self._endings.own(entry)
             self._journal.move(migration_uuid, role, State.FINISHED)
+
+    def _scrub(self, entry: journal_.Entry) -> None:
+        try:
+            driver = self._driver_for(entry.vf_address)
+        except LookupError:
+            if entry.carrier is phases.Carrier.AGENT:
+                raise
+            # A mediated device may go with its guest; nothing is left of it.
+            return
+        driver.scrub(entry.vf_address)
 
     def resolve(self, migration_uuid: str, role: phases.Role,
                 choice: Choice, *, dry_run: bool = False) -> Resolution:

@@ -52,6 +52,8 @@ reservation_seconds = {reservation}
 rpc_timeout = 10
 [vgpu_mig_migration]
 silence_timeout = 5
+[vgpu_mig_libvirt]
+uri =
 [software_gim]
 runtime_dir = {folder}/gim
 [vmm_standin]

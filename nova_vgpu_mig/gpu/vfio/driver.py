@@ -86,7 +86,9 @@ class VFIODriver(contract.GPUDriver):
                 if self.migrates(node.address) is not Migrates.NO]
 
     def evaluate_support(self) -> int:
-        return SUPPORT if self._files.has_vfio() and self._nodes() else 0
+        # Mediated devices come and go with their guests.
+        there = bool(self._nodes()) or self._files.has_mdev_parents()
+        return SUPPORT if self._files.has_vfio() and there else 0
 
     def pools(self) -> tuple[contract.Pool, ...]:
         def pool(node: sysfs.Node) -> tuple[pathlib.Path, str]:

@@ -119,6 +119,10 @@ class Files:
     def has_vfio(self) -> bool:
         return (self._dev / 'vfio').is_dir()
 
+    def has_mdev_parents(self) -> bool:
+        """Whether mediated devices can be made here; there may be none."""
+        return any(self.sys.glob('class/mdev_bus/*'))
+
     def has_group(self, node: Node) -> bool:
         return node.group is not None and os.path.exists(self.group(node))
 

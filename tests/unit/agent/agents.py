@@ -28,12 +28,14 @@ from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.agent import rpcapi
 from nova_vgpu_mig.agent import service
 from nova_vgpu_mig.conf import agent as agent_conf
+from nova_vgpu_mig.conf import libvirt as libvirt_conf
 from nova_vgpu_mig.conf import migration as migration_conf
 from nova_vgpu_mig.conf import software_gim
 from nova_vgpu_mig.conf import vmm_standin
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
+from nova_vgpu_mig.vmm import hypervisor
 from tests import gpu_lab
 from tests import move_request
 
@@ -47,7 +49,8 @@ def configuration(folder: pathlib.Path, host: str,
                   url: str = 'fake://', **options: Any) -> cfg.ConfigOpts:
     """Return a ConfigOpts with all of an agent's state in `folder`."""
     conf = cfg.ConfigOpts()
-    for module in (agent_conf, migration_conf, software_gim, vmm_standin):
+    for module in (agent_conf, libvirt_conf, migration_conf, software_gim,
+                   vmm_standin):
         module.register_opts(conf)
     conf([], project='nova-vgpu-mig', default_config_files=[])
     rpcapi.get_transport(conf, 'fake://').cleanup()
@@ -58,6 +61,7 @@ def configuration(folder: pathlib.Path, host: str,
                 **options}
     for name, value in settings.items():
         conf.set_override(name, value, agent_conf.GROUP)
+    conf.set_override('uri', '', libvirt_conf.GROUP)
     conf.set_override('runtime_dir', str(folder / host / 'gim'),
                       software_gim.GROUP)
     conf.set_override('runtime_dir', str(folder / host / 'vmm'),
@@ -82,9 +86,10 @@ class Host:
         self.vfs = gpu_lab.vf_addresses(self.gim)
         self.conf = configuration(folder, name, **options)
         self.agent: service.Agent | None = None
+        self.hypervisor: hypervisor.Hypervisor | None = None
 
     def start(self, observer: node.Observer | None = None) -> None:
-        self.agent = service.Agent(self.conf, observer)
+        self.agent = service.Agent(self.conf, observer, self.hypervisor)
         self.agent.start()
 
     def stop(self) -> None:

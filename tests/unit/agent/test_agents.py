@@ -66,9 +66,12 @@ class TestClaim(agents.SharedAgentsCase):
                                self.request(**{field: '0000:ff:00.0'}))
         with self.assertRaises(errors.BadRequest):
             self.api.claim(self.ctxt, self.a.name, self.request())
-        with self.assertRaises(errors.BadRequest):
+
+    def test_claim_for_a_hypervisor_that_is_not_there(self) -> None:
+        with self.assertRaises(errors.Refused) as caught:
             self.api.claim(self.ctxt, self.b.name,
                            self.request(carrier='hypervisor'))
+        self.assertIn('[vgpu_mig_libvirt] uri', caught.exception.message)
 
     def test_rollback_frees_it_and_ends_the_move(self) -> None:
         request = self.claimed()

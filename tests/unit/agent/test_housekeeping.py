@@ -97,7 +97,7 @@ class HousekeepingCase(unittest.TestCase):
         self.node = node.Node(
             host='here', conf=agents.configuration(folder, 'here'),
             journal=self.journal, driver=driver, vmm=vmm, server=nothing,
-            api=nothing)
+            api=nothing, hypervisor=nothing)
         self.recovery = recovery.Recovery(
             self.journal, driver_for=lambda address: driver,
             guest_for=lambda instance: None,

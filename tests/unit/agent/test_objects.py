@@ -25,10 +25,10 @@ from nova_vgpu_mig.gpu import contract
 # the object's VERSION, note it in its history, then put the new value here.
 FINGERPRINTS = {
     'HostDescription': '1.0-cdfbf5bf52e98a983ead214ef9e57717',
-    'PoolDescription': '1.0-584fb4f6247f0fb9d7eee0309b58283a',
-    'VFDescription': '1.0-d3c9c290affe8263c48d7b9ba6916cc7',
+    'PoolDescription': '1.1-ff991b98ff8fdbba024331337e1cbb8b',
+    'VFDescription': '1.1-a007d69c36edd30492e0a690be06aff6',
     'VFIdentityObject': '1.0-bf58a0902aa7737138b5bd087fe78a04',
-    'VFMigrationRequest': '1.0-1b6f80701389570fa37520e23cf73b90',
+    'VFMigrationRequest': '1.1-cdaa4d81faa4572b3c622b503e9cd6c1',
 }
 
 IDENTITY = identity.VFIdentity(

@@ -1,0 +1,89 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The destination's watch: whether the guest has come, and when it ran."""
+
+import logging
+
+from nova_vgpu_mig.migration.hypervisor import judgement
+from nova_vgpu_mig.migration.hypervisor import watch
+from nova_vgpu_mig.migration import ownership
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.vmm import hypervisor
+
+LOG = logging.getLogger(__name__)
+
+DESTINATION = phases.Role.DESTINATION
+State = ownership.State
+
+
+class DestinationWatch(watch.Watch):
+    """What is seen of a move at the host that it goes to."""
+
+    role = DESTINATION
+
+    def __init__(self, scene: watch.Scene) -> None:
+        super().__init__(scene)
+        self._seen = False
+
+    def _look(self) -> None:
+        """Nothing: what is here is looked at by _judge."""
+
+    def _judge(self) -> bool:
+        here = self._host.view(self._instance)
+        if here.state.here:
+            self._seen = True
+        if here.job is not hypervisor.Job.NONE:
+            return False
+        overdue = bool(self._given_up) or (
+            not self._seen and self._overdue())
+        if not self._seen and not overdue:
+            return False
+        answer = self._peer.guest()
+        ending = self._decide(judgement.Sight(
+            answer.view, here, self._record.source_host,
+            self._record.destination_host, self._instance,
+            paused=self._was_paused(here)),
+            begun=self._seen, overdue=overdue)
+        if ending is judgement.Ending.MOVED:
+            self._came()
+        elif (ending is judgement.Ending.STAYED
+              or (overdue and not here.state.here)):
+            self._gone()
+            return True
+        return ending is judgement.Ending.MOVED
+
+    def _was_paused(self, here: hypervisor.View) -> bool:
+        """Whether a guest that is paused here was so before its move."""
+        if here.state is not hypervisor.GuestState.PAUSED:
+            return False
+        theirs = self._peer.record()
+        return (theirs is not None
+                and theirs.guest == hypervisor.GuestState.PAUSED)
+
+    def _came(self) -> None:
+        self._enter(phases.Phase.RUN)
+        self._journal.move(self._uuid, DESTINATION, State.OWNED,
+                           record=self._progress.values())
+        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
+
+    def _gone(self) -> None:
+        """Nothing of it is here; the VF is free again."""
+        reason = self._given_up or (
+            'the guest went back to the source' if self._seen
+            else 'the guest did not come in time')
+        self._journal.move(self._uuid, DESTINATION, State.DROPPED,
+                           record=self._progress.values())
+        self._progress.end(phases.Phase.RETURNED, phases.Outcome.FAILED,
+                           reason)
+        self._journal.settle(self._uuid, DESTINATION)
+        LOG.info('migration %s: %s', self._uuid, reason)

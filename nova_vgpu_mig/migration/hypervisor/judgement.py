@@ -1,0 +1,162 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Who has the guest, judged by what both hypervisors say. Pure.
+
+libvirt decides; the agents only find out what it has decided, which is not
+always to be known: where the connection is cut during libvirt's own finish,
+the source's libvirt may keep a paused guest, because the destination's may
+run it. Then nothing is papered over: the entry stays open, and says what each
+end has and what a person has to type. A judgement is made anew at each look,
+so that whatever that person does ends it.
+"""
+
+import dataclasses
+import enum
+
+from nova_vgpu_mig.vmm import hypervisor
+
+State = hypervisor.GuestState
+Job = hypervisor.Job
+View = hypervisor.View
+
+
+class Ending(enum.StrEnum):
+    """What has become of a move."""
+
+    OPEN = 'open'
+    """It goes on, or has not begun."""
+    MOVED = 'moved'
+    STAYED = 'stayed'
+    DOUBT = 'doubt'
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judgement:
+    ending: Ending
+    sentence: str = ''
+    """DOUBT: what is seen, and what to do about it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sight:
+    """Both ends of one move, as far as can be seen."""
+
+    source: View | None
+    destination: View | None
+    """None: that end can't be asked now."""
+
+    source_host: str
+    destination_host: str
+    instance_uuid: str
+    paused: bool = False
+    """The guest was paused when the move began, and is meant to stay so."""
+
+
+_OPEN = Judgement(Ending.OPEN)
+_MOVED = Judgement(Ending.MOVED)
+_STAYED = Judgement(Ending.STAYED)
+
+
+def judge(sight: Sight, *, begun: bool, overdue: bool = False) -> Judgement:
+    """Return what has become of the move.
+
+    :param begun: a job was seen, or its guest at the destination.
+    :param overdue: it has not begun, and will not any more.
+    """
+    source, destination = sight.source, sight.destination
+    if _busy(source) or _busy(destination):
+        return _OPEN
+    if source is not None and source.state is State.RUNNING:
+        if _runs(destination):
+            return _doubt(sight, 'it runs on both: stop one of them at once '
+                          '(virsh destroy), and look at its disks before '
+                          'it is used again')
+        return _returned(sight) if begun or overdue else _OPEN
+    if source is None:
+        # libvirt lets it run at the destination only once it is whole.
+        return _MOVED if _runs(destination) else _OPEN
+    if source.state is State.PAUSED:
+        return _source_paused(sight, begun or overdue)
+    if not begun and not overdue:
+        return _OPEN
+    return _source_gone(sight)
+
+
+def _busy(view: View | None) -> bool:
+    return view is not None and view.job in (Job.OUT, Job.IN)
+
+
+def _runs(view: View | None) -> bool:
+    return view is not None and view.state is State.RUNNING
+
+
+def _returned(sight: Sight) -> Judgement:
+    """The source runs it; what the destination has is a leftover."""
+    if sight.destination is not None and (
+            sight.destination.state is State.PAUSED):
+        return _doubt(sight, f'it runs on {sight.source_host}; what is left '
+                      f'on {sight.destination_host} is to be removed there: '
+                      f'virsh destroy {sight.instance_uuid}')
+    return _STAYED
+
+
+def _source_paused(sight: Sight, over: bool) -> Judgement:
+    destination = sight.destination
+    if _runs(destination):
+        return _doubt(sight, f'it runs on {sight.destination_host}; what is '
+                      f'left on {sight.source_host} must never run again and '
+                      f'is to be removed there: virsh destroy '
+                      f'{sight.instance_uuid}')
+    if sight.paused:
+        gone = destination is not None and not destination.state.here
+        return _STAYED if over and gone else _OPEN
+    if not over:
+        # A guest that was paused by somebody before its move began.
+        return _OPEN
+    if destination is None:
+        return _doubt(sight, f'it is paused on {sight.source_host}, and may '
+                      f'run on {sight.destination_host}, whose agent does '
+                      f'not answer: look there before it is resumed anywhere')
+    if destination.state is State.PAUSED:
+        return _doubt(sight, 'it is paused on both: resume it on one (virsh '
+                      'resume), and remove it from the other (virsh destroy) '
+                      'first')
+    return _doubt(sight, f'it is paused on {sight.source_host} and nowhere '
+                  f'else: virsh resume {sight.instance_uuid} there')
+
+
+def _source_gone(sight: Sight) -> Judgement:
+    destination = sight.destination
+    if destination is None:
+        # The destination will say so as soon as it can be asked.
+        return _doubt(sight, f'it has left {sight.source_host}; the agent of '
+                      f'{sight.destination_host} does not answer, and has to '
+                      f'say whether it came: check it there')
+    if destination.state is State.RUNNING:
+        return _MOVED
+    if destination.state is State.PAUSED:
+        return _MOVED if sight.paused else _doubt(
+            sight, f'it is paused on {sight.destination_host} and nowhere '
+            f'else: virsh resume {sight.instance_uuid} there')
+    return _doubt(sight, 'it runs nowhere: start it again through Nova '
+                  '(openstack server reboot --hard), after a look at '
+                  'libvirt\'s logs at both ends')
+
+
+def _doubt(sight: Sight, what: str) -> Judgement:
+    def seen(host: str, view: View | None) -> str:
+        return f'{host}: {"no answer" if view is None else view}'
+    return Judgement(Ending.DOUBT, (
+        f'instance {sight.instance_uuid}: {what} '
+        f'({seen(sight.source_host, sight.source)}; '
+        f'{seen(sight.destination_host, sight.destination)})'))

@@ -1,0 +1,129 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a watched move's record says: from samples, events and statistics.
+
+Values in, values out, apart from the record that `complete` fills. Where
+something could not be measured it stays None; nothing is made up from what
+is next to it.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from nova_vgpu_mig.migration.hypervisor import timeline
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record as record_
+from nova_vgpu_mig.planning import steering
+from nova_vgpu_mig.vmm import hypervisor
+
+_DEVICES = 'vfio_data_transferred'
+
+
+def rounds(samples: Sequence[steering.Sample]) -> list[record_.Round]:
+    """Return the finished rounds as a record has them."""
+    made = []
+    devices = steering.rounds([
+        steering.Sample(s.at, s.passes, s.device_bytes or 0)
+        for s in samples])
+    for number, (all_, vf) in enumerate(zip(
+            steering.rounds(samples), devices, strict=True), 1):
+        made.append(record_.Round(
+            number=number, stream_bytes=vf.bytes_sent,
+            memory_bytes=max(0, all_.bytes_sent - vf.bytes_sent),
+            seconds=all_.seconds, sending_seconds=all_.seconds,
+            dirty_bytes_per_second=(vf.bytes_sent / vf.seconds
+                                    if number > 1 and vf.seconds else 0.0)))
+    return made
+
+
+def predicted_bytes(samples: Sequence[steering.Sample]) -> int | None:
+    """Return what the VF would still have to send if all stopped now."""
+    done = steering.rounds([
+        steering.Sample(s.at, s.passes, s.device_bytes or 0)
+        for s in samples])
+    return done[-1].dirty_bytes if len(done) > 1 else None
+
+
+def remaining(found: hypervisor.JobSample,
+              record: record_.MigrationRecord) -> int:
+    """Return the bytes that are left, as far as anybody tells.
+
+    Of the VF's, which QEMU leaves out: what the plan has and was not sent
+    yet, then what each pass finds dirty.
+    """
+    sent = found.sample.device_bytes or 0
+    used = int(record.plan.get('used_bytes') or 0)
+    return found.remaining_bytes + (
+        used - sent if sent < used
+        else record.predicted_stop_copy_bytes or 0)
+
+
+def resumed(theirs: record_.MigrationRecord) -> float | None:
+    """Return when the destination's guest began to run, by its clock."""
+    return next((float(event['at']) for event in theirs.timeline
+                 if event['what'] == hypervisor.What.RESUME), None)
+
+
+def complete(record: record_.MigrationRecord, *, marks: timeline.Marks,
+             resumed_at: float | None, clock_error: float,
+             final: Mapping[str, Any], at_stop: int | None) -> None:
+    """Write what a move has come to.
+
+    :param resumed_at: by the source's clock; None if it was not told.
+    :param final: the job's last statistics, as libvirt has them.
+    :param at_stop: the devices' bytes when all stood still.
+    """
+    whole, parts = timeline.downtime(marks, resumed_at)
+    record.downtime_parts = parts
+    record.downtime_seconds = whole
+    if whole is not None:
+        record.downtime_error_seconds = clock_error
+    elif 'downtime' in final:
+        record.downtime_seconds = int(final['downtime']) / 1000
+        record.notes.append('the downtime is libvirt\'s own figure: the '
+                            'events of one end are missing')
+    if _DEVICES in final:
+        sent = int(final[_DEVICES])
+        if at_stop is not None:
+            record.stop_copy_bytes = max(0, sent - at_stop)
+            record.rounds.append(record_.Round(
+                number=len(record.rounds) + 1, stop_copy=True,
+                stream_bytes=record.stop_copy_bytes,
+                seconds=parts.get('stop_copy', 0.0)))
+    if 'memory_processed' in final:
+        record.transferred_bytes = int(final['memory_processed'])
+    record.remaining_bytes = 0
+
+
+def why_returned(record: record_.MigrationRecord, *, begun: bool,
+                 aborting: str, final: Mapping[str, Any]
+                 ) -> tuple[phases.Outcome, str]:
+    """Return outcome and reason of a move that has stayed at the source.
+
+    :param aborting: why this agent asked for the abort; '' if it did not.
+    """
+    said = str(final.get('errmsg') or '')
+    phase = str(record.phase)
+    if aborting.startswith('aborted'):
+        return phases.Outcome.ABORTED, aborting
+    if aborting:
+        return phases.Outcome.FAILED, aborting
+    if not begun:
+        return phases.Outcome.FAILED, 'the migration did not begin in time'
+    if 'cancel' in said or 'abort' in said:
+        return phases.Outcome.ABORTED, f'{phase}: {said}'
+    return phases.Outcome.FAILED, (
+        f'{phase}: {said or "libvirt gave the migration up"}; the log of '
+        f'libvirt and that of QEMU at {record.destination_host} '
+        f'(/var/log/libvirt/qemu) say why')

@@ -1,0 +1,250 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The source's watch: rounds, steering, and the measured end.
+
+The downtime limit is set low before the job begins, so that QEMU does not
+switch over on libvirt's default before anything is known, and from then on
+after each round, by steering.py. What cannot converge is aborted here, by
+libvirt's own abort, with what would have been needed as the reason.
+"""
+
+import logging
+import time
+
+from nova_vgpu_mig.migration import custody
+from nova_vgpu_mig.migration.hypervisor import judgement
+from nova_vgpu_mig.migration.hypervisor import report
+from nova_vgpu_mig.migration.hypervisor import timeline
+from nova_vgpu_mig.migration.hypervisor import watch
+from nova_vgpu_mig.migration import limits as limits_
+from nova_vgpu_mig.migration import ownership
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record as record_
+from nova_vgpu_mig.planning import steering
+from nova_vgpu_mig.vmm import hypervisor
+
+LOG = logging.getLogger(__name__)
+
+SOURCE = phases.Role.SOURCE
+State = ownership.State
+
+
+class AbortTooLate(custody.MoveFailed):
+    """libvirt no longer takes an abort."""
+
+
+class SourceWatch(watch.Watch):
+    """What is seen of a move at the host that it leaves."""
+
+    role = SOURCE
+
+    def __init__(self, scene: watch.Scene, limits: limits_.Limits, *,
+                 steer: bool) -> None:
+        """:param steer: otherwise the limit is set once, and left."""
+        super().__init__(scene)
+        self._limits = limits
+        self._steer = steer
+        self._samples: list[steering.Sample] = []
+        self._limit_ms: int | None = None
+        self._opened_at_pass: int | None = None
+        self._begun = scene.record.phase not in (phases.Phase.CLAIMED,
+                                                 phases.Phase.PREPARE)
+        self._aborting = ''
+        self._aborted = False
+        self._at_stop: int | None = None
+        self._final: dict[str, object] = {}
+
+    # What Nova, or an operator, asks for
+
+    def hold(self) -> None:
+        """Before the job: set the limit that it begins with.
+
+        :raises hypervisor.HypervisorError: the guest can't be steered.
+        """
+        if self._steer:
+            self._set_limit(steering.HOLD_MS)
+        else:
+            self._set_limit(max(1, round(
+                self._limits.downtime_seconds * 1000)))
+
+    def abort(self, reason: str) -> None:
+        """Ask libvirt to abort the job; what becomes of it is judged.
+
+        :raises AbortTooLate: libvirt refuses it.
+        """
+        self._aborting = self._aborting or reason
+        if not self._begun:
+            self.give_up(reason)
+            return
+        try:
+            self._host.abort(self._instance)
+        except hypervisor.HypervisorError as exc:
+            raise AbortTooLate(
+                f'migration {self._uuid}: {exc}; it is over, or can only be '
+                f'completed') from exc
+        self._aborted = True
+        self._wake.set()
+
+    # The thread
+
+    def _take(self, event: hypervisor.Event) -> None:
+        super()._take(event)
+        if event.what is hypervisor.What.JOB_ENDED:
+            self._final = event.values
+        elif event.what is hypervisor.What.STOP:
+            self._sample_at_stop()
+        elif event.what is hypervisor.What.RESUME:
+            self._at_stop = None
+
+    def _sample_at_stop(self) -> None:
+        """How much the devices had sent when all stood still.
+
+        The queue may be late: what is read once the rest is being sent is
+        too much, and the report says so.
+        """
+        self._note_if_early()
+        found = self._host.sample(self._instance)
+        if found is not None:
+            self._at_stop = found.sample.device_bytes
+
+    def _note_if_early(self) -> None:
+        if self._steer and self._opened_at_pass is None:
+            self._note('QEMU switched over while the limit was held at '
+                       f'{self._limit_ms} ms: its own estimate of what was '
+                       'left was next to nothing')
+
+    def _look(self) -> None:
+        found = self._host.sample(self._instance)
+        if found is None:
+            return
+        if not self._begun:
+            self._begun = True
+            self._enter(phases.Phase.PRECOPY)
+            # An agent that is killed has to know that a job was seen.
+            self._progress.save()
+        if self._record.phase is not phases.Phase.PRECOPY:
+            return
+        self._samples.append(found.sample)
+        done = steering.rounds(self._samples)
+        with self._progress.lock:
+            self._record.rounds = report.rounds(self._samples)
+            self._record.transferred_bytes = found.sample.sent_bytes
+            self._record.remaining_bytes = report.remaining(
+                found, self._record)
+        if self._steer:
+            self._act(steering.steer(
+                done, limit_seconds=self._limits.downtime_seconds,
+                costs=self._limits.costs,
+                carried=self._record.job.get('switchover_bandwidth'),
+                max_rounds=self._limits.max_rounds,
+                open_passes=self._passes_since_opened(found.sample)),
+                found.sample)
+        self._progress.notify()
+
+    def _passes_since_opened(self, sample: steering.Sample) -> int:
+        if self._opened_at_pass is None:
+            return 0
+        return sample.passes - self._opened_at_pass
+
+    def _act(self, step: steering.Step, sample: steering.Sample) -> None:
+        if step.decision is not None:
+            with self._progress.lock:
+                self._record.predicted_downtime_seconds = (
+                    step.decision.predicted_downtime_seconds)
+                self._record.predicted_stop_copy_bytes = (
+                    report.predicted_bytes(self._samples))
+        if step.abort and not self._aborted:
+            assert step.decision is not None
+            LOG.warning('migration %s is given up: %s', self._uuid,
+                        step.decision.reason)
+            self._aborting = step.decision.reason
+            self._host.abort(self._instance)
+            self._aborted = True
+            return
+        if step.opened and self._opened_at_pass is None:
+            self._opened_at_pass = sample.passes
+        elif not step.opened:
+            self._opened_at_pass = None
+        self._set_limit(step.limit_ms)
+
+    def _set_limit(self, milliseconds: int) -> None:
+        if milliseconds == self._limit_ms:
+            return
+        self._host.limit_downtime(self._instance, milliseconds)
+        LOG.info('migration %s: QEMU\'s downtime limit is %d ms now',
+                 self._uuid, milliseconds)
+        self._limit_ms = milliseconds
+
+    # The end
+
+    def _judge(self) -> bool:
+        here = self._host.view(self._instance)
+        running = here.state is hypervisor.GuestState.RUNNING
+        if here.job is hypervisor.Job.OUT or not here.state.here:
+            # Whatever it was that this agent did not see.
+            self._begun = True
+        overdue = not self._begun and self._overdue()
+        if (here.job is not hypervisor.Job.NONE
+                or (running and not self._begun and not overdue)):
+            return False
+        answer = self._peer.guest()
+        ending = self._decide(judgement.Sight(
+            here, answer.view, self._record.source_host,
+            self._record.destination_host, self._instance,
+            paused=self._record.guest == hypervisor.GuestState.PAUSED),
+            begun=self._begun, overdue=overdue)
+        if ending is judgement.Ending.MOVED:
+            self._completed(answer)
+        elif ending is judgement.Ending.STAYED:
+            self._returned()
+        return ending in (judgement.Ending.MOVED, judgement.Ending.STAYED)
+
+    def _completed(self, answer: watch.PeerAnswer) -> None:
+        self._enter(phases.Phase.RUN)
+        theirs = self._peer.record()
+        resumed = None if theirs is None else report.resumed(theirs)
+        final = self._final or self._host.ended_job(self._instance)
+        with self._progress.lock:
+            report.complete(
+                self._record, marks=timeline.marks(self._events),
+                resumed_at=(None if resumed is None
+                            else resumed - answer.clock_ahead),
+                clock_error=answer.clock_error, final=final,
+                at_stop=self._at_stop)
+        self._journal.move(self._uuid, SOURCE, State.GIVEN_UP,
+                           expected=State.ACTIVE,
+                           record=self._progress.values())
+        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
+
+    def _returned(self) -> None:
+        outcome, reason = report.why_returned(
+            self._record, begun=self._begun,
+            aborting=self._aborting or self._given_up,
+            final=self._final or self._host.ended_job(self._instance))
+        self._journal.move(self._uuid, SOURCE, State.RETURNED,
+                           expected=State.ACTIVE,
+                           record=self._progress.values())
+        self._progress.end(phases.Phase.RETURNED, outcome, reason)
+        self._journal.settle(self._uuid, SOURCE)
+        LOG.warning('migration %s has ended, the guest runs on here: %s',
+                    self._uuid, reason)
+
+
+def begin_record(record: record_.MigrationRecord, view: hypervisor.View,
+                 abilities: hypervisor.Abilities) -> None:
+    """Write down what the guest and the hypervisor are before a move."""
+    record.guest = str(view.state)
+    record.level = 'stream'
+    record.notes += abilities.missing
+    record.phase_times[str(phases.Phase.PREPARE)] = time.time()
+    record.phase = phases.Phase.PREPARE

@@ -1,0 +1,127 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a row of events says: the phase, and where the downtime went. Pure.
+
+The vCPUs have stopped when the first VFIO device leaves pre-copy, as QEMU
+stops them first and no event of its own says so; where no device tells its
+states it is QEMU's STOP, which comes when the devices stand still too. They
+run again at the destination's RESUME.
+"""
+
+from collections.abc import Iterable
+import dataclasses
+
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.vmm import hypervisor
+
+Event = hypervisor.Event
+Phase = phases.Phase
+What = hypervisor.What
+
+PARTS = ('drain', 'pre_switchover', 'stop_copy', 'handover')
+"""In order; they add up to the downtime.
+
+drain: the devices come to rest. pre_switchover: QEMU waits for libvirt to go
+on. stop_copy: the rest is saved and sent. handover: from there to the first
+guest instruction at the destination, which loads the rest in it.
+"""
+
+_PRECOPY = {(What.DEVICE, 'pre-copy'), (What.STATUS, 'active'),
+            (What.DEVICE, 'resuming')}
+_SWITCHOVER = {(What.DEVICE, 'pre-copy-p2p'), (What.DEVICE, 'stop-copy'),
+               (What.DEVICE, 'pre-copy-p2p-prepare'),
+               (What.STATUS, 'pre-switchover'), (What.STATUS, 'device')}
+_LEFT_PRECOPY = {'pre-copy-p2p', 'stop-copy'}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Marks:
+    """When a source's switchover got where, epoch seconds; None: not yet."""
+
+    still: float | None = None
+    """The vCPUs have stopped, as far as can be told."""
+
+    stopped: float | None = None
+    saving: float | None = None
+    saved: float | None = None
+
+
+def phase(event: Event, role: phases.Role) -> Phase | None:
+    """Return the phase that an event begins; None if it begins none."""
+    key = event.what, event.detail
+    if key in _PRECOPY:
+        return Phase.PRECOPY
+    if role is phases.Role.DESTINATION:
+        return Phase.RUN if event.what is What.RESUME else None
+    if key in _SWITCHOVER or event.what is What.STOP:
+        return Phase.SWITCHOVER
+    if key == (What.STATUS, 'completed'):
+        return Phase.LOAD
+    if key == (What.LIFECYCLE, 'stopped/migrated'):
+        return Phase.RUN
+    return None
+
+
+def marks(events: Iterable[Event]) -> Marks:
+    """Return the marks of the last switchover that a source has tried.
+
+    What comes late or twice changes nothing: the first of each counts.
+    """
+    found = Marks()
+    for event in events:
+        if event.what is What.RESUME:
+            found = Marks()
+        elif event.what is What.DEVICE and event.detail in _LEFT_PRECOPY:
+            found = _first(found, still=event.at)
+        elif event.what is What.STOP:
+            found = _first(found, still=event.at, stopped=event.at)
+        elif event.what is What.STATUS and event.detail == 'device':
+            found = _first(found, saving=event.at)
+        elif event.what is What.STATUS and event.detail == 'completed':
+            found = _first(found, saved=event.at)
+    return found
+
+
+def _first(found: Marks, **times: float) -> Marks:
+    return dataclasses.replace(found, **{
+        name: at for name, at in times.items()
+        if getattr(found, name) is None})
+
+
+def resumed(events: Iterable[Event]) -> float | None:
+    """Return when a destination's vCPUs began to run; its own clock."""
+    return next((event.at for event in events
+                 if event.what is What.RESUME), None)
+
+
+def downtime(source: Marks,
+             resumed_at: float | None) -> tuple[float | None,
+                                                dict[str, float]]:
+    """Return the downtime in seconds, and its parts that are known.
+
+    :param resumed_at: of the destination, by the source's clock.
+    """
+    if source.still is None:
+        return None, {}
+    ends = dict(zip(PARTS, (source.stopped, source.saving, source.saved,
+                            resumed_at), strict=True))
+    found: dict[str, float] = {}
+    began = source.still
+    for part, end in ends.items():
+        if end is not None:
+            # Two clocks, or events of two threads: never less than nothing.
+            found[part] = max(0.0, end - began)
+            began = max(began, end)
+    if resumed_at is None:
+        return None, found
+    return max(0.0, resumed_at - source.still), found
