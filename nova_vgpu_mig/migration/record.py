@@ -82,6 +82,10 @@ class MigrationRecord:
     remaining_bytes: int = 0
     limit_seconds: float | None = None
     plan: dict[str, Any] = dataclasses.field(default_factory=dict)
+    job: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Source: what the caller has to hand to libvirt's migrateToURI3; empty
+    where the agents carry the state."""
+
     rounds: list[Round] = dataclasses.field(default_factory=list)
     predicted_downtime_seconds: float | None = None
     downtime_seconds: float | None = None
