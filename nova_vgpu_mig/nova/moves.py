@@ -23,6 +23,7 @@ tries the next host. After it, errors of agents go up as they are, and the
 driver decides what Nova may see of them.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from oslo_log import log as logging
@@ -38,6 +39,34 @@ from nova_vgpu_mig.nova import publication
 from nova_vgpu_mig.planning import limit
 
 LOG = logging.getLogger(__name__)
+
+
+_NEEDS = {
+    objects.CARRIER_AGENT: (
+        'the agents carry it, as no QEMU holds it',
+        'that agent reaches no VMM: start the VMM there; VMs in QEMU need '
+        'libvirt at both ends'),
+    objects.CARRIER_HYPERVISOR: (
+        'QEMU holds it',
+        'that agent reaches no libvirt: check there [vgpu_mig_libvirt] uri '
+        'and the agent\'s log'),
+}
+"""Carrier -> why it is this one, and what to do where it is missing."""
+
+
+def lacks_carrier(carrier: str, host: str,
+                  carriers: Sequence[str]) -> str | None:
+    """Return why a host can't take part in a move; None if it can.
+
+    :param carrier: who holds the VM at the source.
+    :param carriers: what the agent of `host` says that it has.
+    """
+    if carrier in carriers:
+        return None
+    why, remedy = _NEEDS.get(carrier, (
+        'the source\'s agent says so', 'upgrade nova-vgpu-mig there'))
+    return (f'{host} lacks the carrier {carrier} of this VM ({why}); it has '
+            f'{", ".join(carriers) or "none"}: {remedy}')
 
 
 def limit_ms(extra_specs: dict[str, str]) -> int | None:
@@ -112,9 +141,10 @@ class VFMoves:
         with _vetoes(vf.address):
             source = self._api.describe(ctxt, source_host)
             here = self._api.describe(ctxt, self._host)
-            for description in (source, here):
-                self._check_carrier(description)
             pool, found = self._locate(source, vf.address)
+            plan = self._plan(ctxt, instance, source_host, vf.address)
+            for description in (source, here):
+                self._check_carrier(plan, description)
             judged = judge_host(pool, found, len(held), here.as_pools())
             if judged is None:
                 raise internals.veto(
@@ -126,7 +156,7 @@ class VFMoves:
                             instance=instance)
             if not judged.compatible:
                 raise internals.veto(f'{self._host}: {judged.reason()}')
-            self._check_plan(ctxt, instance, source_host, vf)
+            self._check_fits(plan, instance)
 
     def check_source(self, ctxt: Any, instance: Any,
                      held: list[internals.HeldVF]) -> None:
@@ -136,9 +166,10 @@ class VFMoves:
         """
         with _vetoes(held[0].address):
             description = self._api.describe(ctxt, self._host)
-            self._check_carrier(description)
             self._locate(description, held[0].address)
-            self._check_plan(ctxt, instance, self._host, held[0])
+            plan = self._plan(ctxt, instance, self._host, held[0].address)
+            self._check_carrier(plan, description)
+            self._check_fits(plan, instance)
 
     def claim(self, ctxt: Any, instance: Any, held: list[internals.HeldVF],
               claimed: dict[str, str], names: internals.MoveNames) -> None:
@@ -155,13 +186,19 @@ class VFMoves:
             self._api.claim(ctxt, self._host, self._request(
                 ctxt, instance, address, claimed[address], names))
 
-    def _check_carrier(self, description: objects.HostDescription) -> None:
-        if objects.CARRIER_AGENT not in description.carriers:
-            raise internals.veto(
-                f'VMs of {description.host} are held by QEMU or by a VMM '
-                f'that its agent can\'t reach (carriers: '
-                f'{", ".join(description.carriers) or "none"}); the agent '
-                f'carrier never moves those')
+    def _check_carrier(self, plan: dict[str, Any],
+                       description: objects.HostDescription) -> str:
+        """Return the carrier of a plan, which a host must have.
+
+        :raises MigrationPreCheckError: it has not.
+        """
+        # An agent that does not say so knows of no other.
+        carrier = str(plan.get('carrier', objects.CARRIER_AGENT))
+        lacking = lacks_carrier(carrier, description.host,
+                                description.carriers)
+        if lacking is not None:
+            raise internals.veto(lacking)
+        return carrier
 
     def _locate(self, description: objects.HostDescription, address: str
                 ) -> tuple[contract.Pool, contract.VF]:
@@ -173,11 +210,13 @@ class VFMoves:
                 f'pci_aliases')
         return found
 
-    def _check_plan(self, ctxt: Any, instance: Any, source_host: str,
-                    vf: internals.HeldVF) -> None:
-        plan = self._api.plan(
-            ctxt, source_host, instance.uuid, vf.address,
+    def _plan(self, ctxt: Any, instance: Any, source_host: str,
+              address: str) -> dict[str, Any]:
+        return self._api.plan(
+            ctxt, source_host, instance.uuid, address,
             limit_ms(internals.extra_specs(instance)))
+
+    def _check_fits(self, plan: dict[str, Any], instance: Any) -> None:
         LOG.info('Plan of the live migration: %(bytes)d bytes in '
                  '%(seconds).1f s, downtime %(downtime_ms).0f ms, limit '
                  '%(limit_ms).0f ms: %(reason)s', plan, instance=instance)
@@ -188,6 +227,15 @@ class VFMoves:
     def _request(self, ctxt: Any, instance: Any, source_vf: str,
                  destination_vf: str, names: internals.MoveNames
                  ) -> objects.VFMigrationRequest:
+        """Return the request of a move.
+
+        The carrier is asked for at each step: nothing that Nova hands from
+        one to the next has room for it, and nova-compute may have been
+        restarted in between.
+        """
+        carrier = self._check_carrier(
+            self._plan(ctxt, instance, names.source_host, source_vf),
+            self._api.describe(ctxt, self._host))
         return objects.VFMigrationRequest(
             migration_uuid=names.migration_uuid,
             instance_uuid=instance.uuid,
@@ -196,7 +244,7 @@ class VFMoves:
             destination_host=names.destination_host,
             source_vf=source_vf, destination_vf=destination_vf,
             limit_ms=limit_ms(internals.extra_specs(instance)),
-            carrier=objects.CARRIER_AGENT)
+            carrier=carrier)
 
     # Steps
 
@@ -213,15 +261,20 @@ class VFMoves:
 
     def prepare_source(self, ctxt: Any, instance: Any,
                        held: list[internals.HeldVF], claimed: dict[str, str],
-                       names: internals.MoveNames) -> None:
-        """Source: the move is in the journal from now on."""
+                       names: internals.MoveNames) -> dict[str, Any]:
+        """Source: the move is in the journal from now on.
+
+        :returns: the settings of libvirt's job, for job_parameters.merge().
+        :raises MigrationPreCheckError: this host has lost its carrier.
+        """
         address = held[0].address
         if address not in claimed:
             raise errors.BadRequest(
                 f'Nova claimed no VF on {names.destination_host} for VF '
                 f'{address}')
-        self._api.prepare_source(ctxt, self._host, self._request(
+        record = self._api.prepare_source(ctxt, self._host, self._request(
             ctxt, instance, address, claimed[address], names))
+        return record.job
 
     def has_left(self, ctxt: Any, instance: Any) -> bool:
         """Return whether no move has, or may have, brought the VM here.
