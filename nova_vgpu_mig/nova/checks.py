@@ -99,6 +99,12 @@ class CheckingDriver(internals.LibvirtDriver):  # type: ignore[misc]
             block_device_info: Any = None) -> Any:
         held = self._held(instance)
         if held:
+            if internals.permits_post_copy(self):
+                raise internals.veto(
+                    f'{self._agents_host} permits post-copy, which QEMU '
+                    f'refuses for a VM with a GPU VF: set [libvirt] '
+                    f'live_migration_permit_post_copy = False in nova.conf '
+                    f'there and restart nova-compute')
             self._moves.check_source(context, instance, held)
         return super().check_can_live_migrate_source(
             context, instance, dest_check_data, block_device_info)

@@ -37,6 +37,7 @@ from oslo_log import log as logging
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.nova import checks
 from nova_vgpu_mig.nova.internals import compute as internals
+from nova_vgpu_mig.nova.internals import guest as guests
 from nova_vgpu_mig.nova import monitoring
 from nova_vgpu_mig.nova import networks
 
@@ -101,12 +102,12 @@ class VgpuMigLibvirtDriver(checks.CheckingDriver):
                 guest, device_names)
             return
         try:
-            self._moves.prepare_source(
+            job = self._moves.prepare_source(
                 context, instance, held, internals.claimed_vfs(migrate_data),
                 internals.names(migrate_data.migration))
             super()._live_migration_operation(
                 context, instance, dest, block_migration, migrate_data,
-                guest, device_names)
+                guests.SteeredGuest(guest, job), device_names)
         except Exception as exc:
             # The monitor decides from libvirt's job and, where there was
             # none, from the domain that still runs here.
@@ -122,6 +123,9 @@ class VgpuMigLibvirtDriver(checks.CheckingDriver):
             post_method: Any, recover_method: Any, block_migration: bool,
             migrate_data: Any, future: Any, disk_paths: list[str]) -> None:
         nova_monitor = super()._live_migration_monitor
+        held = self._held(instance)
+        if held:
+            guest = guests.SteeredGuest(guest, {})
 
         def monitor(post: Any, recover: Any) -> None:
             # Nova drops its entry when the abort of a time-out fails.
@@ -130,7 +134,7 @@ class VgpuMigLibvirtDriver(checks.CheckingDriver):
             nova_monitor(context, instance, guest, dest, post, recover,
                          block_migration, migrate_data, future, disk_paths)
 
-        if self._held(instance):
+        if held:
             monitoring.watch(monitor, post_method, recover_method, future,
                              instance)
         else:

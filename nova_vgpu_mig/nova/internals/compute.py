@@ -96,6 +96,15 @@ def is_libvirt_error(exc: BaseException) -> bool:
     return isinstance(exc, libvirt_driver.libvirt.libvirtError)
 
 
+def permits_post_copy(driver: Any) -> bool:
+    """Return whether Nova would let libvirt switch to post-copy.
+
+    Of the flags that it has read its options into, which are what counts.
+    """
+    flags = driver._live_migration_flags | driver._block_migration_flags
+    return bool(flags & libvirt_driver.libvirt.VIR_MIGRATE_POSTCOPY)
+
+
 def admin_context() -> Any:
     return nova_context.get_admin_context()
 

@@ -11,9 +11,12 @@
 # under the License.
 
 
+import types
+
 from nova import exception
 from nova import objects
 from nova.objects import fields
+from nova.tests.fixtures import libvirt as fakelibvirt
 from oslo_utils.fixture import uuidsentinel as uuids
 import testtools
 
@@ -54,6 +57,21 @@ class VetoTest(testtools.TestCase):
         text = str(internals.veto('x' * 4000))
         self.assertLessEqual(len(text), 255)
         self.assertTrue(text.endswith('...'))
+
+
+class PostCopyTest(testtools.TestCase):
+
+    def test_either_kind_of_migration_counts(self):
+        self.useFixture(fakelibvirt.LibvirtFixture())
+        live, post_copy = (fakelibvirt.VIR_MIGRATE_LIVE,
+                           fakelibvirt.VIR_MIGRATE_POSTCOPY)
+        for flags in ((live, live | post_copy), (live | post_copy, live)):
+            self.assertTrue(self.permits(*flags))
+        self.assertFalse(self.permits(live, live))
+
+    def permits(self, live, block):
+        return internals.permits_post_copy(types.SimpleNamespace(
+            _live_migration_flags=live, _block_migration_flags=block))
 
 
 class FlavorVFsTest(testtools.TestCase):
