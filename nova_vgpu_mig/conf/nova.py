@@ -48,6 +48,25 @@ Nova's own threads stand still for that long when an agent is down. Agents
 release by themselves what they were not told in time. Calls on which a move
 does depend have ``[vgpu_mig_agent] rpc_timeout`` and ``step_timeout``.
 """),
+    cfg.BoolOpt(
+        'migration_events',
+        default=True,
+        help="""
+Start GPU VFs of VMs in QEMU with the property ``migration-events``.
+
+QEMU then tells the agents when a VF enters pre-copy, stop-copy and each other
+state, which divides a move's downtime into its parts. Without it a move is
+the same, but its report has the downtime as a whole and the parts that
+libvirt's events give.
+
+It needs libvirt 8.2.0 and QEMU 9.1.0 and is left out with older ones. libvirt
+does not model the property: it is set by ``qemu:override`` in the domain's
+XML, and libvirt marks such a domain as tainted (``custom-device``), in its
+log and in ``virsh dominfo``. Set it to false if nothing may be tainted.
+
+nova-compute reads it when it builds a domain: a VM that runs gets, or loses,
+the property with a hard reboot, and keeps what it has in a live migration.
+"""),
 ]
 
 

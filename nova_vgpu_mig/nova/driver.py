@@ -34,10 +34,12 @@ from typing import Any
 
 from oslo_log import log as logging
 
+from nova_vgpu_mig.conf import nova as nova_opts
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.nova import checks
 from nova_vgpu_mig.nova.internals import compute as internals
 from nova_vgpu_mig.nova.internals import guest as guests
+from nova_vgpu_mig.nova import migration_events
 from nova_vgpu_mig.nova import monitoring
 from nova_vgpu_mig.nova import networks
 
@@ -48,6 +50,19 @@ _GIB = 1024 ** 3
 
 class VgpuMigLibvirtDriver(checks.CheckingDriver):
     """Nova's libvirt driver; moves GPU VFs only as the agents allow."""
+
+    # The guest
+
+    def _get_guest_xml(self, context: Any, instance: Any, *args: Any,
+                       **kwargs: Any) -> str:
+        xml: str = super()._get_guest_xml(context, instance, *args, **kwargs)
+        options = internals.CONF[nova_opts.GROUP]
+        if options.migration_events and self._host.has_min_version(
+                lv_ver=migration_events.LIBVIRT,
+                hv_ver=migration_events.QEMU):
+            xml = migration_events.ask(xml, internals.vf_addresses(
+                instance, options.pci_aliases))
+        return xml
 
     # The move
 

@@ -22,6 +22,7 @@ Nova's objects through without looking into them.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
@@ -120,6 +121,28 @@ def flavor_vfs(instance: Any, aliases: Iterable[str]) -> list[HeldVF]:
     is the destination a little before Nova's record says so: then there is
     none on the other one.
     """
+    vfs: list[HeldVF] = []
+    elsewhere: list[HeldVF] = []
+    for device, alias in _flavor_devices(instance, aliases):
+        if device.status == fields.PciDeviceStatus.ALLOCATED:
+            found = vfs if _is_of(instance, device) else elsewhere
+            found.append(HeldVF(address=device.address, alias=alias))
+    return vfs or elsewhere
+
+
+def vf_addresses(instance: Any, aliases: Iterable[str]) -> set[str]:
+    """Return where the flavor's VFs are, on whatever host and in any state.
+
+    For a domain that is being built: its VFs may not be allocated yet.
+
+    :param aliases: as for flavor_vfs().
+    """
+    return {device.address.lower()
+            for device, _ in _flavor_devices(instance, aliases)}
+
+
+def _flavor_devices(instance: Any, aliases: Iterable[str]
+                    ) -> Iterator[tuple[Any, str | None]]:
     wanted = set(aliases)
     requests = {}
     if instance.pci_requests is not None:
@@ -127,18 +150,12 @@ def flavor_vfs(instance: Any, aliases: Iterable[str]) -> list[HeldVF]:
                     for request in instance.pci_requests.requests
                     if request.source == objects.InstancePCIRequest
                     .FLAVOR_ALIAS}
-    vfs: list[HeldVF] = []
-    elsewhere: list[HeldVF] = []
     for device in instance.pci_devices or ():
         request = requests.get(device.request_id)
-        if (request is None
-                or device.status != fields.PciDeviceStatus.ALLOCATED
-                or device.dev_type != fields.PciDeviceType.SRIOV_VF
-                or (wanted and request.alias_name not in wanted)):
-            continue
-        found = vfs if _is_of(instance, device) else elsewhere
-        found.append(HeldVF(address=device.address, alias=request.alias_name))
-    return vfs or elsewhere
+        if (request is not None
+                and device.dev_type == fields.PciDeviceType.SRIOV_VF
+                and (not wanted or request.alias_name in wanted)):
+            yield device, request.alias_name
 
 
 def _is_of(instance: Any, device: Any) -> bool:

@@ -82,6 +82,15 @@ class FlavorVFsTest(testtools.TestCase):
     def test_vf_asked_for_by_alias(self):
         self.assertEqual(['0000:83:00.1'], self.found(instance({})))
 
+    def test_addresses_for_a_domain_that_is_built(self):
+        vm = instance(
+            {'status': fields.PciDeviceStatus.CLAIMED},
+            {'address': '0000:5E:00.2'},
+            {'address': '0000:5e:00.3', 'request_id': uuids.by_port})
+        self.assertEqual({'0000:83:00.1', '0000:5e:00.2'},
+                         internals.vf_addresses(vm, ['gpu-vf']))
+        self.assertEqual(set(), internals.vf_addresses(vm, ['qat']))
+
     def test_vf_of_a_port_is_neutrons(self):
         self.assertEqual([], self.found(
             instance({'request_id': uuids.by_port})))
