@@ -56,11 +56,12 @@ class CloudTestCase(testtools.TestCase):
     """Tests in one cloud: each deletes its VMs and heals the GIMs."""
 
     PLAN = compute.Plan()
+    CLOUD = cloud.Cloud
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.cloud = cloud.Cloud(cls.PLAN)
+        cls.cloud = cls.CLOUD(cls.PLAN)
         cls.addClassCleanup(cls.cloud.close)
         cls.cloud.start()
         for host in cls.cloud.computes.values():
