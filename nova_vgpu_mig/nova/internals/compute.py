@@ -143,6 +143,9 @@ def vf_addresses(instance: Any, aliases: Iterable[str]) -> set[str]:
 
 def _flavor_devices(instance: Any, aliases: Iterable[str]
                     ) -> Iterator[tuple[Any, str | None]]:
+    if not instance.pci_devices:
+        # As Nova does it: its requests might have to be loaded.
+        return
     wanted = set(aliases)
     requests = {}
     if instance.pci_requests is not None:
@@ -150,7 +153,7 @@ def _flavor_devices(instance: Any, aliases: Iterable[str]
                     for request in instance.pci_requests.requests
                     if request.source == objects.InstancePCIRequest
                     .FLAVOR_ALIAS}
-    for device in instance.pci_devices or ():
+    for device in instance.pci_devices:
         request = requests.get(device.request_id)
         if (request is not None
                 and device.dev_type == fields.PciDeviceType.SRIOV_VF

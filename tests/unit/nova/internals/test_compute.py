@@ -91,6 +91,13 @@ class FlavorVFsTest(testtools.TestCase):
                          internals.vf_addresses(vm, ['gpu-vf']))
         self.assertEqual(set(), internals.vf_addresses(vm, ['qat']))
 
+    def test_vm_without_devices_is_not_looked_at_further(self):
+        # No context: what is not there could not be loaded.
+        for devices in (None, objects.PciDeviceList(objects=[])):
+            vm = objects.Instance(uuid=uuids.instance, pci_devices=devices)
+            self.assertEqual(set(), internals.vf_addresses(vm, []))
+            self.assertEqual([], self.found(vm))
+
     def test_vf_of_a_port_is_neutrons(self):
         self.assertEqual([], self.found(
             instance({'request_id': uuids.by_port})))
