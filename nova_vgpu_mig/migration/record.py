@@ -107,9 +107,6 @@ class MigrationRecord:
     """How far the two hosts' clocks may be apart where the downtime was
     measured by both; None where one clock was enough."""
 
-    job: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Hypervisor carrier: what libvirt's job is to be begun with."""
-
     timeline: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """Hypervisor carrier: what was told of the move here, oldest first."""
 
