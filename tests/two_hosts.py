@@ -45,7 +45,7 @@ PATIENCE = 60.0
 
 LIMITS = limits.Limits(downtime_seconds=2.0, silence_seconds=10.0,
                        load_seconds=20.0, ask_seconds=0.05,
-                       fence_seconds=0.2)
+                       fence_seconds=0.2, reconnect_seconds=0.5)
 
 
 class Host:
@@ -79,7 +79,8 @@ class Host:
     def start_agent(self) -> None:
         self.journal = journal.Journal(str(self.directory / 'journal'))
         self.server = server.DataServer('127.0.0.1', 0,
-                                        LIMITS.silence_seconds)
+                                        LIMITS.silence_seconds,
+                                        LIMITS.reconnect_seconds)
         self.server.start()
 
     def stop_agent(self) -> None:

@@ -70,7 +70,8 @@ def open_data_port(conf: cfg.ConfigOpts) -> server.DataServer:
     try:
         return server.DataServer(
             options.data_host, options.data_port,
-            conf[migration_conf.GROUP].silence_timeout)
+            conf[migration_conf.GROUP].silence_timeout,
+            conf[migration_conf.GROUP].reconnect_timeout)
     except OSError as exc:
         raise CannotStart(
             f'[{agent_conf.GROUP}] data_host = {options.data_host}, '

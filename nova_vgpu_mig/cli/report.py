@@ -73,12 +73,20 @@ def lines(host: str, entry: dict[str, Any]) -> list[Line]:
         ('Sent', f'{mib(record["transferred_bytes"])} of '
          f'{mib(record["total_bytes"])}, {mib(record["remaining_bytes"])} '
          f'left'),
+        ('Reconnected', _reconnects(record)),
         *_downtime(record),
         *_plan(record['plan']),
         *(_round(values) for values in record['rounds']),
         *_phases(record['phase_times']),
     ]
     return [line for line in made if line[1]]
+
+
+def _reconnects(record: dict[str, Any]) -> str:
+    # An agent of an earlier release does not count them.
+    count = record.get('reconnects', 0)
+    return (f'{count} times, {mib(record["resent_bytes"])} sent again'
+            if count else '')
 
 
 def _downtime(record: dict[str, Any]) -> list[Line]:

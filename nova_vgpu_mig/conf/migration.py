@@ -75,7 +75,24 @@ destination's ``data_host`` and the firewall between the hosts.
 Seconds that the other agent may neither take nor send a byte of the state
 before the connection counts as lost.
 
-Lost before the commit, the move fails and the VM goes on at the source.
+An agent that is silent is not waited for any longer: before the commit, the
+move fails and the VM goes on at the source. See ``reconnect_timeout`` for a
+connection that breaks.
+"""),
+    cfg.FloatOpt(
+        'reconnect_timeout',
+        default=10.0,
+        min=0.0,
+        help="""
+Seconds to wait for a broken connection between the two agents to come back;
+0 ends the move at once.
+
+The source connects again and both go on where they were; at most 16 MiB, or
+four pieces of the frame buffer where these are larger, are sent twice. While
+the VM stands still the source waits no longer than its downtime limit in
+all. When the time passes, the VM goes on at the source, and the destination
+throws away what it has. An agent that has ended is not waited for. Set the
+same at both ends.
 """),
     cfg.FloatOpt(
         'load_timeout',

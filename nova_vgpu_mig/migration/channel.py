@@ -10,40 +10,38 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+"""Frames between two agents, over one connection or, in turn, several.
 
-"""One TCP connection between two agents, frame by frame.
+One thread for each migration at each end: the work is copying, which is not
+made faster by an event loop, and a migration's steps are one sequence
+anyway. Large bodies are never held here but in the window's buffers: a
+sender fills one of these, a receiver gets the header first and says where
+the bytes go.
 
-Blocking sockets with a time-out, one thread for each migration at each end:
-the work is copying, which is not made faster by an event loop, and a
-migration's steps are one sequence anyway. Every wait is cut into short ones
-so that an abort reaches a sender whose peer takes nothing.
-
-Large bodies are never held here: a sender gives its buffers to sendmsg, a
-receiver gets the header first and says where the bytes go. A socket from
-`ssl.SSLContext.wrap_socket` offers what is used except for sendmsg, which is
-in one place (`_send_all`).
+A connection that is lost is replaced beneath whoever sends and receives.
+How is the business of the two ends (dialled.py, accepted.py); here each
+frame that the peer lacks is held, and one that was cut off is received anew
+into the same place: a frame counts as received when all of it has come over
+one connection.
 """
 
 from collections.abc import Callable
-import selectors
-import socket
-import time
-from typing import Self
+import dataclasses
+import threading
 
-from nova_vgpu_mig.migration import custody
 from nova_vgpu_mig.migration import frames
+from nova_vgpu_mig.migration import link
+from nova_vgpu_mig.migration import window
 
-Buffer = bytes | memoryview
+ACK_BYTES = 4 << 20
+"""Received since the last acknowledgement, until one is sent unasked."""
 
-_SLICE_SECONDS = 0.2
-_SMALL = 64 << 10
-
-
-class ChannelError(ConnectionError):
-    """The connection failed; the message names the peer and what."""
+_NONE: frozenset[frames.Kind] = frozenset()
+_ANY_TIME = frozenset((frames.Kind.FAIL, frames.Kind.ACK))
+_FAREWELL_SECONDS = 2.0
 
 
-class PeerFailed(ChannelError):
+class PeerFailed(link.ChannelError):
     """The peer said that it is over; `reason` is what it said."""
 
     def __init__(self, peer: str, reason: str) -> None:
@@ -51,103 +49,77 @@ class PeerFailed(ChannelError):
         self.reason = reason
 
 
-class Interrupted(custody.MoveFailed):
-    """`interrupted()` said so while the channel waited."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reconnect:
+    """A connection that took the place of a lost one."""
 
+    peer: str
+    seconds: float
+    """Since the loss was noticed here; 0 when it was not."""
 
-def _never() -> bool:
-    return False
+    sequence: int
+    """Of the first frame of the bulk that goes over it."""
+
+    resent_bytes: int
+    """What has to be sent again from here."""
 
 
 class Channel:
-    """Frames in both directions, in order, within bounds.
+    """Frames in both directions, in order, within bounds. One thread."""
 
-    One thread sends and one receives at a time; they may be two.
-    """
-
-    def __init__(self, sock: socket.socket, silence_seconds: float,
-                 interrupted: Callable[[], bool] = _never) -> None:
-        """Take over a connected socket.
-
-        :param silence_seconds: how long the peer may neither take nor send
-            a byte while it should.
-        :param interrupted: asked before each frame that is received and
-            every 0.2 s of waiting; True raises Interrupted.
-        """
-        self._sock = sock
-        self.peer = _name(sock)
-        self.silence_seconds = silence_seconds
-        self.interrupted = interrupted
+    def __init__(self, line: link.Line) -> None:
+        """Take over a connected line, and its patience."""
+        self.patience = line.patience
         self.bounds = frames.Bounds()
-        self.sent_bytes = 0
-        self._sent = 0
+        self.on_reconnect: Callable[[Reconnect], None] = lambda _: None
+        self._changed = threading.Condition()
+        """Held where another thread may replace the line."""
+        self._line = line
+        self._retired: list[link.Line] = []
+        self._window = window.Window()
         self._received = 0
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # Buffers are left to the kernel: a size set here is cut to
-        # net.core.wmem_max (208 KiB by default) and ends auto-tuning.
-        sock.settimeout(_SLICE_SECONDS)
-        # Not select(): an agent may have more than 1024 descriptors.
-        self._readable = selectors.DefaultSelector()
-        self._readable.register(sock, selectors.EVENT_READ)
+        self._told = 0
+        self._untold_bytes = 0
+        self._reading = line
+        self._head = frames.Header(frames.Kind.PING, 0, 0)
+        self._done = 0
+        self._sealed = False
+        self._closed = False
 
-    @classmethod
-    def connect(cls, host: str, port: int, hello: frames.Hello, *,
-                connect_seconds: float, silence_seconds: float,
-                interrupted: Callable[[], bool] = _never) -> Self:
-        """Connect to a destination and show the ticket.
+    @property
+    def peer(self) -> str:
+        """Host and port, as the newest connection has them."""
+        return self._line.peer
 
-        :raises ChannelError: nobody answers there.
+    def buffer(self, size: int) -> memoryview:
+        """Wait until so much may be sent, and lend a buffer for it.
+
+        What is sent out of it is not copied. It is used again as soon as
+        its frame has been acknowledged: fill a new one each time.
+
+        :raises ChannelError: as send().
         """
-        try:
-            sock = socket.create_connection((host, port), connect_seconds)
-        except OSError as exc:
-            raise ChannelError(
-                f'no connection to the data port of the agent at '
-                f'{host}:{port}: {exc}; check its data_host and data_port '
-                f'and the firewall between the hosts') from exc
-        channel = cls(sock, silence_seconds, interrupted)
-        channel.send(frames.Kind.HELLO, frames.encode_hello(hello))
-        return channel
+        self.check()
+        self._await_room(size)
+        return self._window.buffer(size)
 
-    def send(self, kind: frames.Kind, *parts: Buffer) -> None:
+    def send(self, kind: frames.Kind, *parts: window.Buffer) -> None:
         """Send one frame; the parts are its body.
 
         :raises PeerFailed: the peer has said FAIL meanwhile.
-        :raises ChannelError: the connection is lost or silent.
+        :raises ChannelError: the connection is silent, or lost for good.
         """
         length = sum(len(part) for part in parts)
-        head = frames.header(kind, length, self._sent)
-        self._sent += 1
+        self._await_room(length)
+        with self._changed:
+            line = self._line
+            frame = (frames.header(kind, length, self._window.next), *parts)
+            self._window.hold(frame)
         try:
-            self._send_all([memoryview(part) for part in (head, *parts)])
-        except OSError as exc:
-            if isinstance(exc, ChannelError):
-                raise
-            try:
-                self._raise_failure()
-            except PeerFailed:
-                raise
-            except ChannelError:
-                pass
-            raise ChannelError(f'the connection to the agent at {self.peer} '
-                               f'was lost while sending {kind.name}: '
-                               f'{exc}') from exc
-        self.sent_bytes += length
-
-    def _send_all(self, views: list[memoryview]) -> None:
-        began = time.monotonic()
-        while views:
-            try:
-                done = self._sock.sendmsg(views)
-            except TimeoutError:
-                self._waited(began, 'took')
-                continue
-            began = time.monotonic()
-            while views and done >= len(views[0]):
-                done -= len(views.pop(0))
-            if done:
-                views[0] = views[0][done:]
+            line.send(frame)
+        except link.Lost as exc:
+            self._hear(line)
+            self._recover(line, exc)
 
     def receive(self, allowed: frozenset[frames.Kind],
                 seconds: float | None = None) -> frames.Header:
@@ -159,115 +131,177 @@ class Channel:
         :raises PeerFailed: a FAIL came, allowed or not.
         :raises ChannelError: lost, silent, or not what may come now.
         """
-        if self.interrupted():
-            raise Interrupted
-        data = self._exactly(frames.HEADER.size, seconds)
-        try:
-            head = frames.decode_header(
-                data, self._received, allowed | {frames.Kind.FAIL},
-                self.bounds)
-        except frames.FrameError as exc:
-            raise self.violation(exc) from exc
-        self._received += 1
-        if head.kind is frames.Kind.FAIL:
-            raise PeerFailed(self.peer, frames.decode_text(
-                self._exactly(head.length)))
-        return head
+        while True:
+            if self.patience.interrupted():
+                raise link.Interrupted
+            line = self._line
+            try:
+                self._tell(line)
+                head = self._take(line, allowed, seconds)
+                if head is not None and (head.length
+                                         or self._delivered(line, 0)):
+                    return head
+            except link.Lost as exc:
+                self._recover(line, exc)
 
-    def read(self, length: int, seconds: float | None = None) -> bytes:
+    def read(self, length: int) -> bytes:
         """Read so many bytes of the body; `length` is a checked one."""
-        return self._exactly(length, seconds)
+        data = bytearray(length)
+        self.read_into(memoryview(data))
+        return bytes(data)
 
     def read_into(self, view: memoryview) -> None:
         """Fill `view` with bytes of the body."""
-        self._fill(view, None)
+        while True:
+            line = self._line
+            try:
+                if line is not self._reading:
+                    self._begin_again(line)
+                line.fill(view)
+                if self._delivered(line, len(view)):
+                    return
+            except link.Lost as exc:
+                self._recover(line, exc)
 
-    def violation(self, exc: Exception) -> ChannelError:
+    def violation(self, exc: Exception) -> link.ChannelError:
         """What to raise for a frame whose body makes no sense."""
-        return ChannelError(f'the agent at {self.peer} sent what it must '
-                            f'not: {exc}')
+        return link.ChannelError(f'the agent at {self.peer} sent what it '
+                                 f'must not: {exc}')
 
     def check(self) -> None:
-        """Raise PeerFailed if the peer has said so; never waits."""
+        """See what has come unasked; waits only for a lost connection.
+
+        :raises PeerFailed: the peer has said FAIL.
+        :raises ChannelError: lost for good, or not what may come now.
+        """
+        line = self._line
         try:
-            readable = bool(self._readable.select(0))
-        except (OSError, ValueError):
-            readable = True  # Closed meanwhile: reading says so.
-        if readable:
-            self._raise_failure()
+            while line.readable():
+                self._take(line, _NONE, None)
+        except link.Lost as exc:
+            self._recover(line, exc)
+
+    def seal(self) -> None:
+        """From here on a lost connection does not come back.
+
+        The peer has all that was sent: it said so, or nothing of it counts
+        any more.
+        """
+        with self._changed:
+            self._sealed = True
+            self._window.acknowledge(self._window.next)
 
     def fail(self, reason: str) -> None:
-        """Tell the peer that it is over; best effort, then close.
-
-        The other direction is read until the peer has taken notice, so
-        that what it still sends does not reset the connection before it
-        has read the reason.
-        """
-        try:
-            self.interrupted = _never
-            self.send(frames.Kind.FAIL, frames.encode_text(reason))
-            self._sock.shutdown(socket.SHUT_WR)
-            until = time.monotonic() + min(2.0, self.silence_seconds)
-            while time.monotonic() < until and self._sock.recv(_SMALL):
-                pass
-        except OSError:
-            pass
+        """Tell the peer that it is over; best effort, then close."""
+        self.patience.interrupted = lambda: False
+        with self._changed:
+            self._closed = True
+            line = self._line
+        farewell(line, reason)
         self.close()
 
     def close(self) -> None:
-        """Close the connection; idempotent. Wakes a thread that waits."""
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self._readable.close()
-        self._sock.close()
+        """Close for good; idempotent. Wakes a thread that waits."""
+        with self._changed:
+            self._closed = True
+            lines = [*self._retired, self._line]
+            self._changed.notify_all()
+        for line in lines:
+            line.close()
 
-    def _raise_failure(self) -> None:
-        """Raise PeerFailed if its reason is there to be read.
+    def _recover(self, line: link.Line, lost: link.Lost) -> None:
+        """Return when there is another line instead of this lost one.
 
-        :raises ChannelError: the peer has closed, or said something else.
+        :raises ChannelError: there will be none.
         """
-        self.receive(frozenset(), 0.5)
+        raise lost
 
-    def _exactly(self, length: int, seconds: float | None = None) -> bytes:
-        data = bytearray(length)
-        self._fill(memoryview(data), seconds)
-        return bytes(data)
+    def _ended(self) -> bool:
+        """Whether a lost connection has to stay lost."""
+        return (self._sealed or self._closed
+                or not self.patience.reconnect_seconds)
 
-    def _fill(self, view: memoryview, seconds: float | None) -> None:
-        began = time.monotonic()
-        while view:
+    def _await_room(self, length: int) -> None:
+        while not self._window.has_room(length):
+            line = self._line
             try:
-                got = self._sock.recv_into(view)
-            except TimeoutError:
-                self._waited(began, 'sent', seconds)
-                continue
-            except OSError as exc:
-                raise ChannelError(f'the connection to the agent at '
-                                   f'{self.peer} was lost: {exc}') from exc
-            if not got:
-                raise ChannelError(f'the agent at {self.peer} closed the '
-                                   f'connection')
-            view = view[got:]
-            if seconds is None:
-                began = time.monotonic()
-            elif time.monotonic() - began >= seconds:
-                self._waited(began, 'sent', seconds)
+                self._take(line, _NONE, None, 'took')
+            except link.Lost as exc:
+                self._recover(line, exc)
 
-    def _waited(self, began: float, verb: str,
-                seconds: float | None = None) -> None:
-        if self.interrupted():
-            raise Interrupted
-        limit = self.silence_seconds if seconds is None else seconds
-        if time.monotonic() - began >= limit:
-            raise ChannelError(f'the agent at {self.peer} {verb} nothing, or '
-                               f'not all, for {limit:g} s')
+    def _tell(self, line: link.Line) -> None:
+        """Acknowledge what has come, if it is much or all that there is."""
+        with self._changed:
+            told, tell = self._told, self._received
+            if line is not self._line or self._sealed or told == tell or (
+                    self._untold_bytes < ACK_BYTES and line.readable()):
+                return
+            self._told, self._untold_bytes = tell, 0
+        try:
+            line.send([frames.header(frames.Kind.ACK, 0, tell)])
+        except link.Lost:
+            pass  # What can still be received from it comes first.
+
+    def _take(self, line: link.Line, allowed: frozenset[frames.Kind],
+              seconds: float | None,
+              verb: str = 'sent') -> frames.Header | None:
+        """Take one header; None was an acknowledgement."""
+        data = line.exactly(frames.HEADER.size, seconds, verb)
+        try:
+            head = frames.decode_header(data, self._received,
+                                        allowed | _ANY_TIME, self.bounds)
+            if head.kind is frames.Kind.ACK:
+                with self._changed:
+                    if line is self._line:
+                        self._window.acknowledge(head.sequence)
+                return None
+        except frames.FrameError as exc:
+            raise self.violation(exc) from exc
+        if head.kind is frames.Kind.FAIL:
+            raise PeerFailed(line.peer, frames.decode_text(
+                line.exactly(head.length)))
+        self._reading, self._head, self._done = line, head, 0
+        return head
+
+    def _begin_again(self, line: link.Line) -> None:
+        """A frame was cut off: take it anew, up to where it was read."""
+        before, done, head = self._head, self._done, None
+        while head is None:
+            head = self._take(line, frozenset((before.kind,)), None)
+        if head != before:
+            raise self.violation(frames.FrameError(
+                f'{before.kind.name} of {before.length} bytes was cut off '
+                f'and came again with {head.length}'))
+        self._done = done
+        line.skip(done)
+
+    def _delivered(self, line: link.Line, count: int) -> bool:
+        """Note bytes of the body; False if the line is not ours any more."""
+        with self._changed:
+            if line is not self._line:
+                return False
+            self._done += count
+            if self._done == self._head.length:
+                self._received += 1
+                self._untold_bytes += self._done + frames.HEADER.size
+            return True
+
+    def _hear(self, line: link.Line) -> None:
+        """Raise PeerFailed if its reason is there to be read."""
+        try:
+            while True:
+                self._take(line, _NONE, 0.5)
+        except PeerFailed:
+            raise
+        except link.ChannelError:
+            pass
 
 
-def _name(sock: socket.socket) -> str:
+def farewell(line: link.Line, reason: str) -> None:
+    """Say FAIL on a line whose peer expects frames; best effort."""
+    text = frames.encode_text(reason)
     try:
-        host, port = sock.getpeername()[:2]
+        line.send([frames.header(frames.Kind.FAIL, len(text), 0), text])
     except OSError:
-        return 'an address that is gone'
-    return f'{host}:{port}'
+        return
+    line.linger(min(_FAREWELL_SECONDS, line.patience.silence_seconds))

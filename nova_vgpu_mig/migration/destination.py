@@ -28,6 +28,7 @@ from nova_vgpu_mig.migration import intake as intake_
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import landing
 from nova_vgpu_mig.migration import limits as limits_
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import offer as offer_
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
@@ -217,7 +218,8 @@ class DestinationMigration:
             self._serving = True
             if self._timer is not None:
                 self._timer.cancel()
-        channel.interrupted = self._interrupted
+        channel.patience.interrupted = self._interrupted
+        channel.on_reconnect = self._progress.reconnected
         try:
             self._load(channel)
         except Exception as exc:
@@ -249,9 +251,12 @@ class DestinationMigration:
             intake.run()
         finally:
             intake.close()
+        # One that was lost meanwhile may come back up to here.
+        channel.check()
+        channel.seal()
         with self._mutex:
             if self._interrupted():
-                raise channel_.Interrupted
+                raise link.Interrupted
             self._journal.move(self._uuid, phases.Role.DESTINATION,
                                State.PREPARED, expected=State.LOADING,
                                record=self._progress.values())

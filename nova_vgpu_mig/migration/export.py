@@ -23,10 +23,11 @@ import logging
 import time
 
 from nova_vgpu_mig.gpu import contract
-from nova_vgpu_mig.migration import channel as channel_
 from nova_vgpu_mig.migration import custody
+from nova_vgpu_mig.migration import dialled
 from nova_vgpu_mig.migration import frames
 from nova_vgpu_mig.migration import limits as limits_
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import offer as offer_
 from nova_vgpu_mig.migration import outbound
 from nova_vgpu_mig.migration import phases
@@ -62,7 +63,7 @@ class Export:
         self._load: precopy.Load | None = None
         self._stream: contract.DataStream | None = None
         self.device: contract.MigrationDevice | None = None
-        self.channel: channel_.Channel | None = None
+        self.channel: dialled.Dialled | None = None
         self.stopped_at = 0.0
         """Monotonic time at which the guest was told to stop."""
         self.lap_began = 0.0
@@ -73,19 +74,21 @@ class Export:
         """Whether `device` was taken out of RUNNING."""
         return self.device is not None and self._stream is not None
 
-    def open(self) -> tuple[channel_.Channel, precopy.Load]:
+    def open(self) -> tuple[dialled.Dialled, precopy.Load]:
         """Open the device, connect, agree, and begin pre-copy."""
         record, offer = self._progress.record, self._offer
         self._note_guest()
         device = self.device = self._driver.open(record.source_vf)
         level = self._limits.select_level(device)
         self._check(device)
-        channel = self.channel = channel_.Channel.connect(
+        channel = self.channel = dialled.Dialled.connect(
             offer.host, offer.port,
             frames.Hello(record.migration_uuid, bytes.fromhex(offer.ticket)),
             connect_seconds=self._limits.connect_seconds,
-            silence_seconds=self._limits.silence_seconds,
-            interrupted=self._interrupted)
+            patience=link.Patience(self._limits.silence_seconds,
+                                   self._limits.reconnect_seconds,
+                                   self._interrupted))
+        channel.on_reconnect = self._progress.reconnected
         units = None
         if level is contract.Level.UNITS:
             assert isinstance(device, contract.UnitDevice)
@@ -145,7 +148,7 @@ class Export:
                 f'{record.destination_host} offers no endpoint for the RAM '
                 f'of instance {record.instance_uuid}: its guest is not there')
 
-    def switch_over(self, channel: channel_.Channel,
+    def switch_over(self, channel: dialled.Dialled,
                     load: precopy.Load) -> None:
         """Stop the guest, send the rest, and have it verified."""
         record = self._progress.record
@@ -153,6 +156,7 @@ class Export:
                              stop_copy=True)
         before = load.memory().sent_bytes
         self._check_guest()
+        channel.hurry(self._limits.downtime_seconds)
         self.stopped_at = self.lap_began = began = time.monotonic()
         if self._guest is not None:
             self._guest.stop()
@@ -187,6 +191,7 @@ class Export:
             table)), table)
         channel.receive(frozenset((frames.Kind.PREPARED,)),
                         self._limits.load_seconds)
+        channel.seal()
         self._lap('verify')
 
     def _lap(self, part: str) -> None:

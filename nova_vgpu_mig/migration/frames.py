@@ -17,8 +17,8 @@ Pure functions: nothing here touches a socket or takes memory by what a peer
 says. A frame is a header (kind, length, sequence) and a body. Each kind's
 length is known, or bounded, before the body is read, from what *this* side
 knows: the size of its own unit, the count of its own units. The sequence
-makes a lost or doubled frame visible, and what may follow what is the
-receiver's to demand (`STAGES`).
+makes a lost or doubled frame visible, is where a lost connection goes on
+(window.py), and what may follow what is the receiver's to demand (`STAGES`).
 
 A layout of our own instead of JSON or msgpack: nearly all bytes are raw
 frame buffer that must go from the socket to where it belongs without a copy
@@ -35,7 +35,7 @@ from nova_vgpu_mig.migration import offer as offer_
 from nova_vgpu_mig.vmm import port as vmm_port
 
 MAGIC = b'VGPUMIG\n'
-VERSION = 1
+VERSION = 2
 
 HEADER = struct.Struct('!B3xIQ')
 """Kind, length of the body, sequence."""
@@ -84,6 +84,18 @@ class Kind(enum.IntEnum):
     FAIL = 14
     """Either: it is over, and why."""
 
+    ACK = 15
+    """Either: all before this sequence has come."""
+
+    RESUME = 16
+    """Source: as HELLO, for a connection that replaces a lost one; its
+    sequence is what the source expects, the ACK that answers it what the
+    destination expects."""
+
+
+UNCOUNTED = frozenset((Kind.HELLO, Kind.FAIL, Kind.ACK, Kind.RESUME))
+"""Of one connection only: never sent again, so not in the sequence."""
+
 
 class Stage(enum.Enum):
     """How far a destination is; what it takes from a source then."""
@@ -96,7 +108,7 @@ class Stage(enum.Enum):
 
 
 STAGES: dict[Stage, frozenset[Kind]] = {
-    Stage.HELLO: frozenset((Kind.HELLO,)),
+    Stage.HELLO: frozenset((Kind.HELLO, Kind.RESUME)),
     Stage.BEGIN: frozenset((Kind.BEGIN, Kind.FAIL)),
     Stage.PRECOPY: frozenset((Kind.STREAM, Kind.UNIT, Kind.ZERO, Kind.PING,
                               Kind.SWITCHOVER, Kind.FAIL)),
@@ -147,6 +159,7 @@ class Verify:
 class Header:
     kind: Kind
     length: int
+    sequence: int
 
 
 def header(kind: Kind, length: int, sequence: int) -> bytes:
@@ -157,6 +170,7 @@ def lengths(kind: Kind, bounds: Bounds) -> range:
     """Lengths that a body of this kind may have."""
     exact = {
         Kind.HELLO: _HELLO.size,
+        Kind.RESUME: _HELLO.size,
         Kind.BEGIN: _BEGIN.size,
         Kind.UNIT: UNIT_PREFIX + bounds.unit_size,
         Kind.ZERO: _RUN.size,
@@ -185,7 +199,7 @@ def decode_header(data: bytes | memoryview, sequence: int,
     except ValueError:
         raise FrameError(f'a frame of unknown kind {number}: not an agent '
                          f'of this protocol version') from None
-    if got != sequence:
+    if got != sequence and kind not in UNCOUNTED:
         raise FrameError(f'{kind.name} has sequence {got} instead of '
                          f'{sequence}: a frame is missing, doubled or out '
                          f'of order')
@@ -197,7 +211,7 @@ def decode_header(data: bytes | memoryview, sequence: int,
     if length not in valid:
         raise FrameError(f'{kind.name} with a body of {length} bytes; '
                          f'{valid.start} to {valid.stop - 1} is allowed')
-    return Header(kind, length)
+    return Header(kind, length, got)
 
 
 def encode_hello(hello: Hello) -> bytes:

@@ -30,6 +30,7 @@ from nova_vgpu_mig.migration import custody
 from nova_vgpu_mig.migration import frames
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import limits as limits_
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import progress as progress_
@@ -105,7 +106,7 @@ class Landing:
             channel.send(frames.Kind.PREPARED)
             channel.receive(frozenset((frames.Kind.COMMIT,)),
                             self._limits.load_seconds)
-        except (channel_.ChannelError, channel_.Interrupted) as exc:
+        except (link.ChannelError, link.Interrupted) as exc:
             return self._in_doubt(custody.explain(exc))
         self._own(channel)
         return None
@@ -208,7 +209,7 @@ class Landing:
               body: bytes) -> None:
         try:
             channel.send(kind, body)
-        except (channel_.ChannelError, channel_.Interrupted) as exc:
+        except (link.ChannelError, link.Interrupted) as exc:
             LOG.info('migration %s: %s', self._uuid, exc)
 
     def _first_fence(self) -> float | None:

@@ -45,6 +45,9 @@ class Limits:
     silence_seconds: float = 30.0
     """How long the peer may send and take nothing."""
 
+    reconnect_seconds: float = 10.0
+    """How long to try to connect again after a loss; 0: not at all."""
+
     load_seconds: float = 60.0
     """How long the other end may take to load, verify and run."""
 
@@ -76,6 +79,7 @@ class Limits:
             max_rounds=group.max_rounds,
             connect_seconds=group.connect_timeout,
             silence_seconds=group.silence_timeout,
+            reconnect_seconds=group.reconnect_timeout,
             load_seconds=group.load_timeout,
             fence_seconds=group.first_fence_timeout,
             ask_seconds=group.ask_interval,

@@ -11,15 +11,16 @@
 # under the License.
 
 
-"""The source's data: out of the device, through one buffer, to the channel.
+"""The source's data: out of the device, through a buffer, to the channel.
 
-Each unit is copied once into a buffer, and that copy is hashed and sent. To
+Each unit is copied once into a buffer of the channel's window, and that copy
+is hashed, sent, and held there until the other end has it. To
 send the mapped pages themselves would save the copy, but a socket may read
 them long after the hash was taken, and the GPU writes meanwhile: the table
 of hashes would be of bytes that were never sent.
 
-Memory: one unit, one piece of stream, eight bytes for each unit; nothing
-grows with the frame buffer's bytes.
+Memory: the window, and eight bytes for each unit; nothing grows with the
+frame buffer's bytes.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class StreamOut:
         self._channel = channel
         self._stream = stream
         self._digest = xxhash.xxh3_128()
-        self._buffer = memoryview(bytearray(frames.MAX_STREAM))
+        self._buffer: memoryview | None = None
 
     @property
     def digest(self) -> bytes:
@@ -60,13 +61,15 @@ class StreamOut:
         """
         sent = 0
         while at_most is None or sent < at_most:
+            buffer = self._buffer = (
+                self._buffer or self._channel.buffer(frames.MAX_STREAM))
             try:
-                got = self._stream.read_into(self._buffer)
+                got = self._stream.read_into(buffer)
             except contract.TemporaryEnd:
                 break
             if not got:
                 break
-            piece = self._buffer[:got]
+            piece, self._buffer = buffer[:got], None
             self._digest.update(piece)
             self._channel.send(frames.Kind.STREAM,
                                frames.encode_offset(self.sent_bytes), piece)
@@ -87,8 +90,7 @@ class UnitsOut:
         self.unit_size = device.unit_size
         self._source = numpy.frombuffer(device.frame_buffer, numpy.uint8)
         self.count = len(self._source) // self.unit_size
-        self._buffer = memoryview(bytearray(self.unit_size))
-        self._copy = numpy.frombuffer(self._buffer, numpy.uint8)
+        self._buffer: memoryview | None = None
         self._zero_hash = xxhash.xxh3_64_intdigest(bytes(self.unit_size))
         self._table = numpy.full(self.count, self._zero_hash, '<u8')
 
@@ -107,14 +109,16 @@ class UnitsOut:
         first, run = 0, 0
         for index in numpy.flatnonzero(dirty).tolist():
             start = index * size
+            buffer = self._next_buffer()
             began = time.monotonic()
-            numpy.copyto(self._copy, self._source[start:start + size])
-            value = xxhash.xxh3_64_intdigest(self._buffer)
+            copy = numpy.frombuffer(buffer, numpy.uint8)
+            numpy.copyto(copy, self._source[start:start + size])
+            value = xxhash.xxh3_64_intdigest(buffer)
             self._table[index] = value
             # The hash is asked first because it is there already; but a
             # unit is zero only if it is.
             nothing = (value == self._zero_hash
-                       and not self._copy.any())
+                       and not copy.any())
             if nothing:
                 if run and index != first + run:
                     self._send_zero(first, run)
@@ -123,17 +127,24 @@ class UnitsOut:
                 run += 1
                 zero += size
             else:
+                self._buffer = None
                 self._channel.send(frames.Kind.UNIT,
-                                   frames.encode_unit(index),
-                                   self._buffer)
+                                   frames.encode_unit(index), buffer)
                 sent += size
-            self._channel.check()
             step(size)
             if nothing:
                 self.zero_seconds += time.monotonic() - began
         if run:
             self._send_zero(first, run)
         return sent, zero
+
+    def _next_buffer(self) -> memoryview:
+        """The one that was not sent, or a new one; and hear of a FAIL."""
+        if self._buffer is None:
+            self._buffer = self._channel.buffer(self.unit_size)
+        else:
+            self._channel.check()
+        return self._buffer
 
     def _send_zero(self, first: int, count: int) -> None:
         self._channel.send(frames.Kind.ZERO,

@@ -30,8 +30,8 @@ import time
 import numpy
 
 from nova_vgpu_mig.gpu import contract
-from nova_vgpu_mig.migration import channel as channel_
 from nova_vgpu_mig.migration import custody
+from nova_vgpu_mig.migration import dialled
 from nova_vgpu_mig.migration import frames
 from nova_vgpu_mig.migration import limits as limits_
 from nova_vgpu_mig.migration import outbound
@@ -59,7 +59,7 @@ class NotConverging(custody.MoveFailed):
 class Load:
     """What has to be moved, and the ways it goes."""
 
-    channel: channel_.Channel
+    channel: dialled.Dialled
     device: contract.MigrationDevice
     stream: contract.DataStream
     stream_out: outbound.StreamOut
@@ -187,10 +187,12 @@ class Precopy:
         load, began = self._load, time.monotonic()
         done = record_.Round(number=len(self._seen) + 1)
         memory, zeros = load.memory(), load.zero_seconds
+        outage = load.channel.outage_seconds
         done.frame_buffer_bytes, done.zero_bytes = load.send_units(self._step)
         done.stream_bytes, idle = self._send_stream()
         done.sending_seconds = max(0.0, time.monotonic() - began - idle
-                                   - (load.zero_seconds - zeros))
+                                   - (load.zero_seconds - zeros)
+                                   - (load.channel.outage_seconds - outage))
         self._await_memory(memory)
         done.memory_bytes = load.memory().sent_bytes - memory.sent_bytes
         self._progress.record.transferred_bytes += done.memory_bytes

@@ -19,6 +19,7 @@ import threading
 import time
 from typing import Any
 
+from nova_vgpu_mig.migration import channel as channel_
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
@@ -67,6 +68,18 @@ class Progress:
                 self.record.remaining_bytes = 0
         self.enter(phase)
         self.save()
+
+    def reconnected(self, come: channel_.Reconnect) -> None:
+        """Count a connection that took the place of a lost one."""
+        with self.lock:
+            self.record.reconnects += 1
+            self.record.resent_bytes += come.resent_bytes
+        LOG.warning(
+            'migration %s, %s: connected again with %s in %s, after %.3f s; '
+            'it goes on at frame %d with %d bytes sent again',
+            self.record.migration_uuid, self.record.role, come.peer,
+            self.record.phase, come.seconds, come.sequence,
+            come.resent_bytes)
 
     def notify(self) -> None:
         """Call the observer; what it raises does not touch the move."""

@@ -80,6 +80,12 @@ class MigrationRecord:
 
     transferred_bytes: int = 0
     remaining_bytes: int = 0
+    reconnects: int = 0
+    """How often the agents' connection was lost and came back."""
+
+    resent_bytes: int = 0
+    """What was sent a second time because of that; not in the others."""
+
     limit_seconds: float | None = None
     plan: dict[str, Any] = dataclasses.field(default_factory=dict)
     job: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -15,21 +15,25 @@
 
 One port for all migrations, so that a firewall needs one rule. Who connects
 has to show the migration's UUID and its ticket within a few seconds, and
-learns no more than that they were refused; a ticket is good once.
+learns no more than that they were refused. A ticket is good for one
+connection, and for those that take the place of one that was lost.
 
 Rejected: a listener for each migration (ports to allow, and to leak), and
 trusting the network alone.
 """
 
 from collections.abc import Callable
+import dataclasses
 import hmac
 import logging
 import secrets
 import socket
 import threading
 
+from nova_vgpu_mig.migration import accepted
 from nova_vgpu_mig.migration import channel as channel_
 from nova_vgpu_mig.migration import frames
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import offer
 
 LOG = logging.getLogger(__name__)
@@ -44,19 +48,32 @@ PAUSE_SECONDS = 1.0
 """After a connection that could not be taken: no descriptor is free."""
 
 
+@dataclasses.dataclass(slots=True)
+class _Session:
+    """A migration that is expected, or connected."""
+
+    ticket: bytes
+    handler: Handler
+    channel: accepted.Accepted | None = None
+
+
 class DataServer:
     """Listens, checks tickets, hands connections to their migration."""
 
     def __init__(self, host: str, port: int,
-                 silence_seconds: float = 30.0) -> None:
+                 silence_seconds: float = 30.0,
+                 reconnect_seconds: float = 10.0) -> None:
         """Bind and listen; port 0 takes any free one.
 
         :param silence_seconds: for the channels that are handed over.
+        :param reconnect_seconds: so long they wait for a source that was
+            lost; 0: not at all.
         :raises OSError: the address can't be bound; says which.
         """
         self._silence_seconds = silence_seconds
+        self._reconnect_seconds = reconnect_seconds
         self._mutex = threading.Lock()
-        self._expected: dict[str, tuple[bytes, Handler]] = {}
+        self._sessions: dict[str, _Session] = {}
         self._strangers = threading.BoundedSemaphore(MAX_STRANGERS)
         self._closed = threading.Event()
         try:
@@ -76,20 +93,21 @@ class DataServer:
                          daemon=True).start()
 
     def expect(self, migration_uuid: str, handler: Handler) -> str:
-        """Return a new ticket; one connection with it goes to `handler`.
+        """Return a new ticket; one channel with it goes to `handler`.
 
-        `handler` runs in a thread of its own and owns the channel. A second
-        call for the same migration makes the first ticket void.
+        `handler` runs in a thread of its own and owns the channel; further
+        connections with the ticket go to that channel, until forget(). A
+        second call for the same migration makes the first ticket void.
         """
         ticket = secrets.token_bytes(offer.TICKET_BYTES)
         with self._mutex:
-            self._expected[migration_uuid] = ticket, handler
+            self._sessions[migration_uuid] = _Session(ticket, handler)
         return ticket.hex()
 
     def forget(self, migration_uuid: str) -> None:
         """Make the migration's ticket void; idempotent."""
         with self._mutex:
-            self._expected.pop(migration_uuid, None)
+            self._sessions.pop(migration_uuid, None)
 
     def close(self) -> None:
         """Stop listening; connections that were handed over go on."""
@@ -123,8 +141,8 @@ class DataServer:
 
     def _greet(self, sock: socket.socket) -> None:
         try:
-            channel = channel_.Channel(sock, HELLO_SECONDS)
-            handler = self._identify(channel)
+            line = link.Line(sock, link.Patience(HELLO_SECONDS))
+            begun = self._identify(line)
         except OSError as exc:
             # A ChannelError, or a connection that has gone already.
             LOG.warning('data port %s:%s: %s', *self.address, exc)
@@ -132,28 +150,53 @@ class DataServer:
             return
         except frames.FrameError as exc:
             LOG.warning('data port %s:%s: %s refused: %s', *self.address,
-                        channel.peer, exc)
-            channel.fail(f'refused: {exc}')
+                        line.peer, exc)
+            channel_.farewell(line, f'refused: {exc}')
+            line.close()
             return
         finally:
             self._strangers.release()
-        channel.silence_seconds = self._silence_seconds
-        handler(channel)
+        if begun is not None and begun.channel is not None:
+            begun.handler(begun.channel)
 
-    def _identify(self, channel: channel_.Channel) -> Handler:
-        head = channel.receive(frames.STAGES[frames.Stage.HELLO],
-                               HELLO_SECONDS)
-        hello = frames.decode_hello(channel.read(head.length, HELLO_SECONDS))
+    def _identify(self, line: link.Line) -> _Session | None:
+        """Give a line to its channel; a channel that is new is begun.
+
+        :raises FrameError: it is refused, and why.
+        """
+        try:
+            head = frames.decode_header(
+                line.exactly(frames.HEADER.size, HELLO_SECONDS), 0,
+                frames.STAGES[frames.Stage.HELLO], frames.Bounds())
+        except frames.FrameError as exc:
+            raise link.ChannelError(f'{line.peer}: {exc}') from exc
+        hello = frames.decode_hello(line.exactly(head.length, HELLO_SECONDS))
+        session = self._session(hello)
         with self._mutex:
-            ticket, handler = self._expected.get(
-                hello.migration_uuid, (b'', None))
-            # Compared also when nothing is expected, so that the time does
-            # not tell which migrations there are.
-            right = hmac.compare_digest(
-                ticket or bytes(offer.TICKET_BYTES), hello.ticket)
-            if handler is None or not right:
-                raise frames.FrameError(
-                    f'migration {hello.migration_uuid}: wrong ticket, or '
-                    f'none was given out')
-            del self._expected[hello.migration_uuid]
-        return handler
+            channel, new = session.channel, session.channel is None
+            if channel is None:
+                line.patience = link.Patience(self._silence_seconds,
+                                              self._reconnect_seconds)
+                channel = session.channel = accepted.Accepted(line)
+        if head.kind is frames.Kind.RESUME:
+            # Of a new one too: its HELLO may have been lost.
+            channel.resume(line, head.sequence)
+        elif not new:
+            raise frames.FrameError(
+                f'migration {hello.migration_uuid} is connected already')
+        return session if new else None
+
+    def _session(self, hello: frames.Hello) -> _Session:
+        """:raises FrameError: the ticket is not right."""
+        with self._mutex:
+            session = self._sessions.get(hello.migration_uuid)
+        # Compared also when nothing is expected, so that the time does not
+        # tell which migrations there are.
+        right = hmac.compare_digest(
+            session.ticket if session else bytes(offer.TICKET_BYTES),
+            hello.ticket)
+        if session is None or not right:
+            raise frames.FrameError(
+                f'migration {hello.migration_uuid}: wrong ticket, or none '
+                f'was given out')
+        return session

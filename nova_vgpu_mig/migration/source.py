@@ -30,6 +30,7 @@ from nova_vgpu_mig.migration import export as export_
 from nova_vgpu_mig.migration import frames
 from nova_vgpu_mig.migration import journal as journal_
 from nova_vgpu_mig.migration import limits as limits_
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import offer as offer_
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
@@ -201,7 +202,7 @@ class SourceMigration:
             head = channel.receive(frozenset((frames.Kind.FENCE,)),
                                    self._limits.fence_seconds + 1)
             seconds = frames.decode_fence(channel.read(head.length))
-        except (channel_.ChannelError, frames.FrameError) as exc:
+        except (link.ChannelError, frames.FrameError) as exc:
             LOG.info('migration %s: no word of a first fence: %s',
                      self._record.migration_uuid, exc)
             return
@@ -232,7 +233,7 @@ class SourceMigration:
     def _return(self, exc: Exception) -> None:
         """Write RETURNED, then let VF and guest go on here."""
         record = self._record
-        aborted = isinstance(exc, _Aborted | channel_.Interrupted)
+        aborted = isinstance(exc, _Aborted | link.Interrupted)
         reason = (self._abort_reason or '' if aborted
                   else f'{record.phase}: {custody.explain(exc)}')
         if not aborted:

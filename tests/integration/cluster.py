@@ -52,6 +52,7 @@ reservation_seconds = {reservation}
 rpc_timeout = 10
 [vgpu_mig_migration]
 silence_timeout = 5
+reconnect_timeout = 1
 [vgpu_mig_libvirt]
 uri =
 [software_gim]

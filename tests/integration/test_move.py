@@ -21,8 +21,10 @@ from oslotest import base
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.gpu.software import abi
 from nova_vgpu_mig.migration import channel
+from nova_vgpu_mig.migration import dialled
 from nova_vgpu_mig.migration import frames
 from nova_vgpu_mig.migration import journal
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record
@@ -318,10 +320,10 @@ class DropTest(MoveCase):
         move = self.pair.move(self.vf, self.target)
         offer = move.prepare()
         device = move.destination._device
-        feeder = channel.Channel.connect(
+        feeder = dialled.Dialled.connect(
             offer.host, offer.port,
             frames.Hello(move.uuid, bytes.fromhex(offer.ticket)),
-            connect_seconds=PATIENCE, silence_seconds=PATIENCE)
+            connect_seconds=PATIENCE, patience=link.Patience(PATIENCE))
         self.addCleanup(feeder.close)
         feeder.send(frames.Kind.BEGIN, frames.encode_begin(frames.Begin(
             contract.Level.UNITS, device.unit_size,
@@ -335,7 +337,7 @@ class DropTest(MoveCase):
                 while True:
                     feeder.send(frames.Kind.ZERO, zero)
                     feeding.set()
-            except channel.ChannelError:
+            except link.ChannelError:
                 pass
 
         thread = threading.Thread(target=feed)

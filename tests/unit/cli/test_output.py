@@ -50,6 +50,15 @@ class TestOutput(unittest.TestCase):
             ('m', 'i', 'destination', 'd', 's', 'v2'),
             moves.row('d', entry(role=phases.Role.DESTINATION))[:6])
 
+    def test_reconnects_are_told_where_there_were_any(self) -> None:
+        told = dict(report.lines('s', entry(reconnects=2,
+                                            resent_bytes=3 << 20)))
+        self.assertEqual('2 times, 3.0 MiB sent again', told['Reconnected'])
+        self.assertNotIn('Reconnected', dict(report.lines('s', entry())))
+        older = entry()
+        del older['record']['reconnects']  # type: ignore[attr-defined]
+        self.assertNotIn('Reconnected', dict(report.lines('s', older)))
+
     def test_every_state_has_a_meaning(self) -> None:
         self.assertEqual({str(s) for s in ownership.State},
                          set(report.MEANING))

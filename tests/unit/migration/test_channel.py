@@ -24,7 +24,9 @@ from hypothesis import strategies
 from oslotest import base
 
 from nova_vgpu_mig.migration import channel
+from nova_vgpu_mig.migration import dialled
 from nova_vgpu_mig.migration import frames
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import server
 
 PATIENCE = 30.0
@@ -37,7 +39,8 @@ def pair(case, silence=PATIENCE):
     with socket.create_server(('127.0.0.1', 0)) as listener:
         left = socket.create_connection(listener.getsockname())
         right, _ = listener.accept()
-    made = channel.Channel(left, silence), channel.Channel(right, silence)
+    made = [channel.Channel(link.Line(sock, link.Patience(silence)))
+            for sock in (left, right)]
     for one in made:
         case.addCleanup(one.close)
     return made
@@ -86,7 +89,7 @@ class ChannelTest(base.BaseTestCase):
 
     def test_a_peer_that_takes_nothing(self):
         left, _ = pair(self, silence=0.3)
-        error = self.assertRaises(channel.ChannelError, self._flood, left)
+        error = self.assertRaises(link.ChannelError, self._flood, left)
         self.assertIn('took nothing', str(error))
 
     def _flood(self, left):
@@ -96,39 +99,39 @@ class ChannelTest(base.BaseTestCase):
 
     def test_a_peer_that_sends_nothing(self):
         left, _ = pair(self, silence=0.3)
-        error = self.assertRaises(channel.ChannelError, left.receive, ALL)
+        error = self.assertRaises(link.ChannelError, left.receive, ALL)
         self.assertIn('sent nothing', str(error))
 
     def test_an_abort_reaches_a_sender_that_waits(self):
         left, _ = pair(self)
         aborted = threading.Event()
-        left.interrupted = aborted.is_set
+        left.patience.interrupted = aborted.is_set
         timer = threading.Timer(0.1, aborted.set)
         timer.start()
         self.addCleanup(timer.join)
-        self.assertRaises(channel.Interrupted, self._flood, left)
+        self.assertRaises(link.Interrupted, self._flood, left)
 
     def test_an_abort_reaches_a_receiver_that_never_waits(self):
         left, right = pair(self)
         for _ in range(3):
             left.send(Kind.READY)
         self.assertEqual(Kind.READY, right.receive(ALL).kind)
-        right.interrupted = lambda: True
-        self.assertRaises(channel.Interrupted, right.receive, ALL)
+        right.patience.interrupted = lambda: True
+        self.assertRaises(link.Interrupted, right.receive, ALL)
 
     def test_a_closed_connection_names_the_peer(self):
         left, right = pair(self)
         right.close()
-        error = self.assertRaises(channel.ChannelError, left.receive, ALL)
+        error = self.assertRaises(link.ChannelError, left.receive, ALL)
         self.assertIn(left.peer, str(error))
 
     def test_nobody_there(self):
         with socket.create_server(('127.0.0.1', 0)) as listener:
             port = listener.getsockname()[1]
         error = self.assertRaises(
-            channel.ChannelError, channel.Channel.connect, '127.0.0.1',
+            link.ChannelError, dialled.Dialled.connect, '127.0.0.1',
             port, frames.Hello(str(uuid.uuid4()), bytes(32)),
-            connect_seconds=5, silence_seconds=5)
+            connect_seconds=5, patience=link.Patience(5))
         self.assertIn(f'127.0.0.1:{port}', str(error))
 
     @hypothesis.settings(deadline=None, max_examples=60)
@@ -139,11 +142,12 @@ class ChannelTest(base.BaseTestCase):
             accepted, _ = listener.accept()
         with stranger:
             stranger.sendall(data)
-        reader = channel.Channel(accepted, PATIENCE)
+        reader = channel.Channel(link.Line(
+            accepted, link.Patience(PATIENCE)))
         try:
             head = reader.receive(ALL)
             reader.read(head.length)
-        except channel.ChannelError:
+        except link.ChannelError:
             pass
         finally:
             reader.close()
@@ -152,9 +156,8 @@ class ChannelTest(base.BaseTestCase):
         left, right = pair(self)
         right.bounds = frames.Bounds(2 << 20, 8)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        left._send_all([memoryview(frames.header(
-            Kind.VERIFY, 0xffffffff, 0))])
-        error = self.assertRaises(channel.ChannelError, right.receive, ALL)
+        left._line.send([frames.header(Kind.VERIFY, 0xffffffff, 0)])
+        error = self.assertRaises(link.ChannelError, right.receive, ALL)
         self.assertIn('4294967295', str(error))
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self.assertLess(after - before, 64 << 10)
@@ -171,16 +174,16 @@ class ServerTest(base.BaseTestCase):
         self.came = queue.Queue()
 
     def connect(self, ticket, number=None):
-        made = channel.Channel.connect(
+        made = dialled.Dialled.connect(
             *self.server.address,
             frames.Hello(number or self.uuid, bytes.fromhex(ticket)),
-            connect_seconds=PATIENCE, silence_seconds=PATIENCE)
+            connect_seconds=PATIENCE, patience=link.Patience(PATIENCE))
         self.addCleanup(made.close)
         return made
 
-    def refused(self, made):
+    def refused(self, made, why='wrong ticket'):
         error = self.assertRaises(channel.PeerFailed, made.receive, ALL)
-        self.assertIn('wrong ticket', error.reason)
+        self.assertIn(why, error.reason)
         self.assertTrue(self.came.empty())
 
     def test_the_right_ticket(self):
@@ -206,7 +209,7 @@ class ServerTest(base.BaseTestCase):
         ticket = self.server.expect(self.uuid, self.came.put)
         self.connect(ticket)
         self.came.get(timeout=PATIENCE)
-        self.refused(self.connect(ticket))
+        self.refused(self.connect(ticket), 'connected already')
 
     def test_forgotten_and_renewed(self):
         ticket = self.server.expect(self.uuid, self.came.put)
@@ -230,7 +233,7 @@ class ServerTest(base.BaseTestCase):
 
     def test_closed(self):
         self.server.close()
-        self.assertRaises(channel.ChannelError, self._use,
+        self.assertRaises(link.ChannelError, self._use,
                           '00' * 32)
 
     def _use(self, ticket):

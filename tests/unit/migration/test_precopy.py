@@ -14,6 +14,7 @@
 import itertools
 import socket
 import threading
+import uuid
 
 import fixtures
 import hypothesis
@@ -22,8 +23,10 @@ import numpy
 from oslotest import base
 
 from nova_vgpu_mig.gpu import contract
-from nova_vgpu_mig.migration import channel
+from nova_vgpu_mig.migration import dialled
+from nova_vgpu_mig.migration import frames
 from nova_vgpu_mig.migration import limits
+from nova_vgpu_mig.migration import link
 from nova_vgpu_mig.migration import outbound
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import precopy
@@ -51,7 +54,7 @@ class Clock:
         self.now += seconds
 
 
-class Line(channel.Channel):
+class Line(dialled.Dialled):
     """A real connection that takes LINE bytes a second of a clock."""
 
     clock: Clock
@@ -105,7 +108,9 @@ class RoundsTest(base.BaseTestCase):
         reader = threading.Thread(target=drain, args=(right,))
         reader.start()
         self.addCleanup(reader.join)
-        self.channel = Line(left, 30.0)
+        self.channel = Line(
+            link.Line(left, link.Patience(30.0)), 'nowhere', 1,
+            frames.Hello(str(uuid.uuid4()), bytes(32)), 1.0)
         self.channel.clock = self.clock
         self.addCleanup(self.channel.close)
 
