@@ -114,8 +114,10 @@ class Experience:
             seconds = sum(r['sending_seconds'] for r in rounds)
             sent = sum(r['frame_buffer_bytes'] + r['stream_bytes']
                        for r in rounds)
-            # A paused guest had no downtime, and says nothing of its parts.
-            if seconds > 0 and sent and values['downtime_parts']:
+            # A paused guest had no downtime, and says nothing of its parts;
+            # a connection that was lost meanwhile says nothing of the next.
+            if (seconds > 0 and sent and values['downtime_parts']
+                    and not values.get('reconnects')):
                 parts.append(values['downtime_parts'])
                 rates.append(sent / seconds)
         if not parts:

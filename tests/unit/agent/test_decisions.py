@@ -58,6 +58,13 @@ class TestExperience(unittest.TestCase):
         known = views.Experience.of([record('i', 0.0, 0, {}, 0.0)], 'other')
         self.assertEqual(views.Experience(), known)
 
+    def test_a_connection_that_was_lost_teaches_nothing(self) -> None:
+        lost = record('x', 9.0, 9, {'drain': 9.0}, 0.0) | {'reconnects': 1}
+        whole = record('x', 1.0, 500, {'drain': 0.2}, 0.0)
+        known = views.Experience.of([lost, whole], 'i')
+        self.assertEqual((1, 500.0, 0.2), (
+            known.moves, known.bandwidth, known.costs.drain))
+
     def test_a_paused_guest_says_nothing_of_downtime(self) -> None:
         paused = record('x', 1.0, 500, {}, 0.0)
         running = record('x', 1.0, 100, {'drain': 0.2}, 0.0)
