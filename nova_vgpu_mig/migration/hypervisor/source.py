@@ -35,6 +35,14 @@ from nova_vgpu_mig.vmm import hypervisor
 
 LOG = logging.getLogger(__name__)
 
+LOOKS_FOR_THE_END = 6
+"""At a guest that has gone, before its job's last statistics are done
+without: libvirt tells them a moment later."""
+
+CLOCK_LOOKS = 10
+"""At the other host's clock while there is time for it, in pre-copy: the
+quickest answer tells it best."""
+
 SOURCE = phases.Role.SOURCE
 State = ownership.State
 
@@ -63,6 +71,8 @@ class SourceWatch(watch.Watch):
         self._aborted = False
         self._at_stop: int | None = None
         self._final: dict[str, object] = {}
+        self._looks_for_the_end = LOOKS_FOR_THE_END
+        self._clock_looks = CLOCK_LOOKS
 
     # What Nova, or an operator, asks for
 
@@ -134,6 +144,9 @@ class SourceWatch(watch.Watch):
             self._progress.save()
         if self._record.phase is not phases.Phase.PRECOPY:
             return
+        if self._clock_looks:
+            self._clock_looks -= 1
+            self._peer.guest()
         self._samples.append(found.sample)
         done = steering.rounds(self._samples)
         with self._progress.lock:
@@ -204,6 +217,9 @@ class SourceWatch(watch.Watch):
             paused=self._record.guest == hypervisor.GuestState.PAUSED),
             begun=self._begun, overdue=overdue)
         if ending is judgement.Ending.MOVED:
+            if not self._final and self._looks_for_the_end:
+                self._looks_for_the_end -= 1
+                return False
             self._completed(answer)
         elif ending is judgement.Ending.STAYED:
             self._returned()

@@ -102,14 +102,11 @@ class LibvirtHypervisor(hypervisor.Hypervisor):
     def view(self, instance_uuid: str) -> hypervisor.View:
         def ask(binding: binding_.Binding, made: Any) -> hypervisor.View:
             libvirt = binding.libvirt
-            try:
-                domain = made.lookupByUUIDString(instance_uuid)
-                state, reason = domain.state()
-                stats = _running_stats(libvirt, domain)
-            except libvirt.libvirtError as exc:
-                if exc.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                    return hypervisor.View(hypervisor.GuestState.ABSENT)
-                raise
+            domain = _lookup(libvirt, made, instance_uuid)
+            if domain is None:
+                return hypervisor.View(hypervisor.GuestState.ABSENT)
+            state, reason = domain.state()
+            stats = _running_stats(libvirt, domain)
             return words.view(libvirt, state, reason,
                               words.job(libvirt, stats))
         seen: hypervisor.View = self._ask(
@@ -117,9 +114,13 @@ class LibvirtHypervisor(hypervisor.Hypervisor):
         return seen
 
     def sample(self, instance_uuid: str) -> hypervisor.JobSample | None:
-        stats = self._domain('its job', instance_uuid, lambda binding, d:
-                             _running_stats(binding.libvirt, d))
-        return words.sample(stats, time.monotonic())
+        def ask(binding: binding_.Binding, made: Any) -> dict[str, Any]:
+            domain = _lookup(binding.libvirt, made, instance_uuid)
+            return ({} if domain is None
+                    else _running_stats(binding.libvirt, domain))
+        return words.sample(
+            self._ask(f'libvirt, domain {instance_uuid}, its job', ask),
+            time.monotonic())
 
     def ended_job(self, instance_uuid: str) -> dict[str, Any]:
         def ask(binding: binding_.Binding, domain: Any) -> dict[str, Any]:
@@ -224,6 +225,16 @@ class LibvirtHypervisor(hypervisor.Hypervisor):
             held.close()
 
 
+def _lookup(libvirt: Any, made: Any, instance_uuid: str) -> Any | None:
+    """The domain; None if this host has none of that uuid."""
+    try:
+        return made.lookupByUUIDString(instance_uuid)
+    except libvirt.libvirtError as exc:
+        if exc.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+
+
 def _running_stats(libvirt: Any, domain: Any) -> dict[str, Any]:
     """A job's statistics; {} where there is none, or no process."""
     try:
@@ -231,6 +242,11 @@ def _running_stats(libvirt: Any, domain: Any) -> dict[str, Any]:
     except libvirt.libvirtError as exc:
         if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
             return {}
+        if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
+            # Said of a guest that comes in, and of no other.
+            return {'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED,
+                    libvirt.VIR_DOMAIN_JOB_OPERATION:
+                    libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN}
         raise
 
 
