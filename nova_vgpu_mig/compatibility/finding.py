@@ -26,9 +26,15 @@ import enum
 NOT_EXPOSED = 'not exposed'
 """Stands for a value that a host's library does not tell."""
 
+NOT_COMPARED = 'not compared'
+"""Stands for a value that no host tells and no host driver asks for."""
+
 
 class Severity(enum.StrEnum):
     OK = 'ok'
+    NOTE = 'note'
+    """Could not be compared, as was to be expected of such a device."""
+
     WARNING = 'warning'
     """Seen and said, but no reason to refuse."""
 

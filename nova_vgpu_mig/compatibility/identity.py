@@ -30,6 +30,11 @@ _TEXT = re.compile('[ -~]{1,64}')
 _MAX_ENTRIES = 64
 """Firmware ids or engines of one GPU; a GPU has about twenty."""
 
+_TEXTS = ('driver_version', 'vbios_version', 'subsystem', 'revision',
+          'psp_migration_version', 'partition', 'memory_partition', 'xgmi')
+_COUNTS = ('migration_version', 'xgmi_node', 'compute_units')
+"""The fields that may be missing, by kind."""
+
 _MAX_NUMBER = 2 ** 53 - 1
 """What every JSON reader keeps exactly."""
 
@@ -66,6 +71,11 @@ def _optional(values: Mapping[str, object], name: str) -> str | None:
     return None if value is None else _text(name, value)
 
 
+def _count(values: Mapping[str, object], name: str) -> int | None:
+    value = values.get(name)
+    return None if value is None else _number(name, value, 0)
+
+
 def _entries(values: Mapping[str, object],
              name: str) -> list[tuple[str, object]]:
     value = values.get(name, {})
@@ -88,7 +98,8 @@ class VFIdentity:
     """PCI vendor, four hexadecimal digits."""
 
     device_id: str
-    """PCI device of the VF, four hexadecimal digits."""
+    """PCI device, four hexadecimal digits: the VF's, or the GPU's where the
+    host driver compares that."""
 
     frame_buffer_mib: int
     """Frame buffer of one VF, MiB."""
@@ -104,8 +115,28 @@ class VFIdentity:
 
     vbios_version: str | None = None
 
+    subsystem: str | None = None
+    """PCI subsystem, `vendor:device`, hexadecimal."""
+
+    revision: str | None = None
+    """PCI revision, as `0x00`."""
+
+    psp_migration_version: str | None = None
+    """Version of the migration of the GPU's security processor."""
+
     partition: str | None = None
     """Compute partition: SPX, DPX, TPX, QPX or CPX."""
+
+    memory_partition: str | None = None
+    """Memory partition: NPS1, NPS2, NPS4 or NPS8."""
+
+    xgmi: str | None = None
+    """How frame buffers may be shared over XGMI."""
+
+    xgmi_node: int | None = None
+    """The GPU's place in its XGMI hive."""
+
+    compute_units: int | None = None
 
     firmware: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Firmware id -> version, e.g. {'MEC': '0x9c'}."""
@@ -142,18 +173,16 @@ class VFIdentity:
         for name in ('vendor_id', 'device_id', 'frame_buffer_mib', 'num_vfs'):
             if name not in values:
                 raise IdentityError(f'identity field {name}: missing')
-        version = values.get('migration_version')
+        optional: dict[str, Any] = {
+            **{name: _count(values, name) for name in _COUNTS},
+            **{name: _optional(values, name) for name in _TEXTS}}
         return cls(
             vendor_id=_hex_id('vendor_id', values['vendor_id']),
             device_id=_hex_id('device_id', values['device_id']),
             frame_buffer_mib=_number(
                 'frame_buffer_mib', values['frame_buffer_mib'], 1),
             num_vfs=_number('num_vfs', values['num_vfs'], 1),
-            migration_version=None if version is None
-            else _number('migration_version', version, 0),
-            driver_version=_optional(values, 'driver_version'),
-            vbios_version=_optional(values, 'vbios_version'),
-            partition=_optional(values, 'partition'),
+            **optional,
             firmware={key: _text(f'firmware.{key}', value)
                       for key, value in _entries(values, 'firmware')},
             engines={key: _number(f'engines.{key}', value, 0)

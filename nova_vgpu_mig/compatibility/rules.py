@@ -24,6 +24,7 @@ from collections.abc import Mapping
 import dataclasses
 
 from nova_vgpu_mig.compatibility import finding
+from nova_vgpu_mig.compatibility import health as health_module
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.compatibility import policy as policy_module
 
@@ -44,6 +45,9 @@ class Circumstances:
 
     free_indices: frozenset[int] | None = None
     """Indices of the free VFs at the destination, None if not known."""
+
+    health: health_module.Health = health_module.UNKNOWN
+    """Of the destination's GPU."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,6 +70,15 @@ def _text(value: object) -> str:
 def _judge(comparison: Comparison, rule: str, what: str,
            source: str | None, destination: str | None) -> finding.Finding:
     """Compare two texts exactly; None is a value that is not exposed."""
+    if rule in comparison.policy.ignored and (
+            source is None or source != destination):
+        severity = finding.Severity.OK
+        sentence = (f'{what}: {_text(source)} at the source, '
+                    f'{_text(destination)} at the destination, which '
+                    f'{comparison.policy.name} does not compare')
+        return finding.Finding(rule, severity,
+                               source or finding.NOT_COMPARED,
+                               destination or finding.NOT_COMPARED, sentence)
     if source is None and destination is None:
         severity = comparison.policy.on_not_exposed(rule)
         sentence = (f'{what}: not exposed by either host, so it cannot be '
@@ -166,17 +179,22 @@ def time_slices(comparison: Comparison) -> finding.Finding:
                     lambda slice_us: f'{slice_us} us')
 
 
-def num_vfs(comparison: Comparison) -> finding.Finding:
-    """How many VFs the PF is split into, where the policy compares it."""
-    source = comparison.source.num_vfs
-    destination = comparison.destination.num_vfs
-    if source != destination and not comparison.policy.same_num_vfs:
-        return finding.Finding(
-            'num_vfs', finding.Severity.OK, str(source), str(destination),
-            'VFs of the PF: the number need not be equal under '
-            f'{comparison.policy.name}')
-    return _judge(comparison, 'num_vfs', 'VFs of the PF', str(source),
-                  str(destination))
+def _error_count(rule: str, what: str, trouble: str) -> Rule:
+    """The destination's GPU has none of these errors."""
+    def look(comparison: Comparison) -> finding.Finding:
+        count: int | None = getattr(comparison.circumstances.health, rule)
+        if count is None:
+            severity = comparison.policy.on_not_exposed(rule)
+            sentence = f'{what}: not exposed by the destination'
+        elif count:
+            severity = comparison.policy.on_difference(rule)
+            sentence = f'{what}: {count} at the destination; {trouble}'
+        else:
+            severity = finding.Severity.OK
+            sentence = f'{what}: none at the destination'
+        return finding.Finding(rule, severity, 'any number', _text(count),
+                               sentence)
+    return look
 
 
 def free_vf(comparison: Comparison) -> finding.Finding:
@@ -222,14 +240,29 @@ RULES: tuple[Rule, ...] = (
     vm_vfs,
     device,
     frame_buffer,
+    _scalar('subsystem', 'PCI subsystem'),
+    _scalar('revision', 'PCI revision'),
     _scalar('migration_version', 'migration version'),
+    _scalar('psp_migration_version', 'PSP migration version'),
     firmware,
     _scalar('driver_version', 'host driver'),
     _scalar('vbios_version', 'VBIOS'),
     _scalar('partition', 'compute partition'),
+    _scalar('memory_partition', 'memory partition'),
+    _scalar('compute_units', 'compute units'),
+    _scalar('xgmi', 'XGMI sharing'),
+    _scalar('xgmi_node', "the GPU's XGMI node"),
     engines,
-    num_vfs,
+    _scalar('num_vfs', 'VFs of the PF'),
     free_vf,
+    # The guest's driver keeps off the source's bad pages, and knows of no
+    # others: what it has there would be lost. An error that was counted
+    # and cost no page is a reason to look, not to refuse.
+    _error_count('bad_pages', 'bad pages of the GPU',
+                 'the guest would use them; move to another GPU, or have '
+                 'this one replaced'),
+    _error_count('uncorrectable_errors', 'uncorrectable ECC errors',
+                 "look into the host's log before more VMs come here"),
     time_slices,
 )
 """In the order in which an operator should read the refusals."""

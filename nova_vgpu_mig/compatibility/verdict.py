@@ -22,6 +22,7 @@ import dataclasses
 from typing import Any
 
 from nova_vgpu_mig.compatibility import finding
+from nova_vgpu_mig.compatibility import health as health_module
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.compatibility import policy as policy_module
 from nova_vgpu_mig.compatibility import rules
@@ -80,6 +81,7 @@ class Verdict:
 def judge(source: identity.VFIdentity, destination: identity.VFIdentity, *,
           free_vfs: int, vm_vfs: int = 1, source_index: int | None = None,
           free_indices: frozenset[int] | None = None,
+          health: health_module.Health = health_module.UNKNOWN,
           policy: policy_module.Policy | None = None) -> Verdict:
     """Run every rule.
 
@@ -89,6 +91,7 @@ def judge(source: identity.VFIdentity, destination: identity.VFIdentity, *,
     :param source_index: the VF's index at the source, if known.
     :param free_indices: indices of the free VFs at the destination (after
         the claim, of the claimed one), if known. Some policies need both.
+    :param health: of the destination's GPU.
     :param policy: which rules hold; chosen by the destination's migration
         version when left out.
     """
@@ -96,6 +99,6 @@ def judge(source: identity.VFIdentity, destination: identity.VFIdentity, *,
         source=source, destination=destination,
         circumstances=rules.Circumstances(
             vm_vfs=vm_vfs, free_vfs=free_vfs, source_index=source_index,
-            free_indices=free_indices),
+            free_indices=free_indices, health=health),
         policy=policy or policy_module.select(destination))
     return Verdict(tuple(rule(comparison) for rule in rules.RULES))

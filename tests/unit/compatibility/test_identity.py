@@ -31,6 +31,13 @@ IDENTITIES = strategies.builds(
     driver_version=strategies.none() | TEXTS,
     vbios_version=strategies.none() | TEXTS,
     partition=strategies.none() | TEXTS,
+    subsystem=strategies.none() | TEXTS,
+    revision=strategies.none() | TEXTS,
+    psp_migration_version=strategies.none() | TEXTS,
+    memory_partition=strategies.none() | TEXTS,
+    xgmi=strategies.none() | TEXTS,
+    xgmi_node=strategies.none() | NUMBERS,
+    compute_units=strategies.none() | NUMBERS,
     firmware=strategies.dictionaries(TEXTS, TEXTS, max_size=4),
     engines=strategies.dictionaries(TEXTS, NUMBERS, max_size=4),
     time_slices_us=strategies.dictionaries(TEXTS, NUMBERS, max_size=4))
@@ -61,7 +68,7 @@ class TestIdentity(base.BaseTestCase):
     @hypothesis.given(
         strategies.sampled_from(
             [*GOOD, 'migration_version', 'driver_version', 'firmware',
-             'engines', 'time_slices_us', 'surprise']), JSON_VALUES)
+             'xgmi_node', 'memory_partition', 'engines', 'time_slices_us', 'surprise']), JSON_VALUES)
     def test_garbage_in_a_field_is_taken_or_named(self, name, garbage):
         try:
             value = identity.VFIdentity.from_dict({**GOOD, name: garbage})

@@ -12,12 +12,14 @@
 
 import dataclasses
 import json
+from unittest import mock
 
 import hypothesis
 from hypothesis import strategies
 from oslotest import base
 
 from nova_vgpu_mig.compatibility import finding
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.compatibility import policy
 from nova_vgpu_mig.compatibility import verdict
@@ -26,12 +28,19 @@ from tests.unit.compatibility import test_identity
 SOURCE = identity.VFIdentity(
     vendor_id='1002', device_id='74b5', frame_buffer_mib=512, num_vfs=4,
     migration_version=1, driver_version='8.3.0', vbios_version='113-A1',
-    partition='SPX', firmware={'MEC': '0x9c', 'SDMA': '0x12', 'VCN': '0x7'},
+    subsystem='1002:74a1', revision='0x00', psp_migration_version='1',
+    partition='SPX', memory_partition='NPS1', xgmi='modes 1, 8',
+    xgmi_node=3, compute_units=304,
+    firmware={'MEC': '0x9c', 'SDMA': '0x12', 'VCN': '0x7'},
     engines={'VCN': 0x3}, time_slices_us={'GFX': 4000})
+
+
+WELL = health.Health(0, 0)
 
 
 def judge(changes=None, source=SOURCE, **kwargs):
     kwargs.setdefault('free_vfs', 1)
+    kwargs.setdefault('health', WELL)
     destination = dataclasses.replace(source, **(changes or {}))
     return verdict.judge(source, destination, **kwargs)
 
@@ -62,6 +71,11 @@ class TestRules(base.BaseTestCase):
                 ({'vbios_version': '113-A2'}, 'vbios_version', '113-A1',
                  '113-A2'),
                 ({'partition': 'CPX'}, 'partition', 'SPX', 'CPX'),
+                ({'subsystem': '1002:0b36'}, 'subsystem', '1002:74a1',
+                 '1002:0b36'),
+                ({'revision': '0x01'}, 'revision', '0x00', '0x01'),
+                ({'psp_migration_version': '2'}, 'psp_migration_version',
+                 '1', '2'),
                 ({'engines': {'VCN': 0x1}}, 'engines', 'VCN 0x3',
                  'VCN 0x1')):
             result = judge(changes)
@@ -113,6 +127,8 @@ class TestRules(base.BaseTestCase):
         result = judge(source=plain)
         self.assertTrue(result.compatible)
         self.assertEqual(7, len(result.warnings))
+        self.assertEqual(7, sum(f.severity is finding.Severity.NOTE
+                                for f in result.findings))
         self.assert_refused(judge({'driver_version': '1'}, source=plain),
                             'driver_version', 'not exposed at the source')
 
@@ -146,6 +162,63 @@ class TestRules(base.BaseTestCase):
         self.assert_refused(
             judge({'num_vfs': 8}, source=source, source_index=3,
                   free_indices=here), 'num_vfs', '4', '8')
+
+    def test_version_2_compares_more(self):
+        for changes, rule in (({'memory_partition': 'NPS4'},
+                               'memory_partition'),
+                              ({'compute_units': 38}, 'compute_units'),
+                              ({'xgmi': 'modes 1'}, 'xgmi'),
+                              ({'xgmi_node': 4}, 'xgmi_node')):
+            self.assertTrue(judge(changes).compatible, rule)
+            at = {'source_index': 0, 'free_indices': frozenset({0})}
+            newer = dataclasses.replace(SOURCE, migration_version=2)
+            self.assert_refused(judge(changes, source=newer, **at), rule)
+            blind = dataclasses.replace(newer, **dict.fromkeys(changes))
+            self.assertEqual([rule], [
+                f.rule for f in judge(source=blind, **at).warnings])
+            blind = dataclasses.replace(blind, migration_version=1)
+            self.assertEqual((), judge(source=blind).warnings)
+
+    def test_driver_without_a_version_of_the_stream(self):
+        source = dataclasses.replace(
+            SOURCE, migration_version=None, driver_version='gim 8.7.0.K',
+            psp_migration_version=None, engines={})
+        at = {'source_index': 0, 'free_indices': frozenset({0})}
+        result = judge(source=source, **at)
+        self.assertTrue(result.compatible, result.reason())
+        self.assertEqual(
+            ['migration_version', 'psp_migration_version', 'engines'],
+            [f.rule for f in result.warnings])
+        for changes in ({'xgmi_node': 4}, {'num_vfs': 8},
+                        {'driver_version': 'gim 8.7.1.K'},
+                        {'firmware': {**SOURCE.firmware, 'MEC': '1'}}):
+            self.assert_refused(judge(changes, source=source, **at),
+                                *changes)
+        self.assert_refused(judge(source=source, source_index=1,
+                                  free_indices=frozenset({0})), 'free_vf')
+
+    def test_row_of_the_driver_by_its_version(self):
+        rows = (('gim', (), policy.GIM), ('gim', (8, 10), policy.V1))
+        with mock.patch.object(policy, '_BY_DRIVER', rows):
+            for driver, expected in (
+                    ('gim 8.9.9.K', policy.GIM), ('gim', policy.GIM),
+                    ('gim 8.10.0.K', policy.V1), ('gim 9', policy.V1),
+                    ('mlx5_vfio_pci 9.0', policy.UNVERSIONED),
+                    (None, policy.UNVERSIONED)):
+                self.assertIs(expected, policy.select(dataclasses.replace(
+                    SOURCE, migration_version=None,
+                    driver_version=driver)), driver)
+
+    def test_bad_pages_refuse_and_counted_errors_warn(self):
+        self.assert_refused(judge(health=health.Health(2, 0)), 'bad_pages',
+                            '2 at the destination', 'another GPU')
+        result = judge(health=health.Health(0, 5))
+        self.assertTrue(result.compatible)
+        self.assertEqual(['uncorrectable_errors'],
+                         [f.rule for f in result.warnings])
+        unknown = judge(health=health.UNKNOWN)
+        self.assertTrue(unknown.compatible)
+        self.assertEqual(2, len(unknown.warnings))
 
     def test_policy_by_version(self):
         for version, expected in (
