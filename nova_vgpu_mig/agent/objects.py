@@ -31,6 +31,7 @@ from typing import Self
 from oslo_versionedobjects import base
 from oslo_versionedobjects import fields
 
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import phases
@@ -108,12 +109,20 @@ class VFMigrationRequest(VgpuMigObject):
         self.obj_set_defaults('request_id', 'limit_ms', 'carrier')
 
 
+def _told(value: VgpuMigObject) -> dict[str, Any]:
+    """The fields that came; an older agent leaves the newer ones out."""
+    return {name: getattr(value, name) for name in value.fields
+            if value.obj_attr_is_set(name)}
+
+
 @register
 class VFIdentityObject(VgpuMigObject):
     """compatibility.identity.VFIdentity; None means "not exposed"."""
 
     # 1.0: Initial version
-    VERSION = '1.0'
+    # 1.1: subsystem, revision, psp_migration_version, memory_partition,
+    #      xgmi, xgmi_node, compute_units
+    VERSION = '1.1'
 
     fields = {
         'vendor_id': fields.StringField(),
@@ -124,6 +133,13 @@ class VFIdentityObject(VgpuMigObject):
         'driver_version': fields.StringField(nullable=True),
         'vbios_version': fields.StringField(nullable=True),
         'partition': fields.StringField(nullable=True),
+        'subsystem': fields.StringField(nullable=True),
+        'revision': fields.StringField(nullable=True),
+        'psp_migration_version': fields.StringField(nullable=True),
+        'memory_partition': fields.StringField(nullable=True),
+        'xgmi': fields.StringField(nullable=True),
+        'xgmi_node': fields.IntegerField(nullable=True),
+        'compute_units': fields.IntegerField(nullable=True),
         'firmware': fields.DictOfStringsField(),
         'engines': fields.DictOfIntegersField(),
         'time_slices_us': fields.DictOfIntegersField(),
@@ -139,8 +155,7 @@ class VFIdentityObject(VgpuMigObject):
         return made
 
     def as_identity(self) -> identity.VFIdentity:
-        return identity.VFIdentity(
-            **{name: getattr(self, name) for name in self.fields})
+        return identity.VFIdentity(**_told(self))
 
 
 @register
@@ -149,18 +164,25 @@ class VFDescription(VgpuMigObject):
 
     # 1.0: Initial version
     # 1.1: it may be a mediated device
-    VERSION = '1.1'
+    # 1.2: state, guest_driver
+    VERSION = '1.2'
 
     fields = {
         'address': DeviceAddressField(),
         'index': fields.IntegerField(),
         'free': fields.BooleanField(),
         'used_bytes': fields.IntegerField(nullable=True),
+        'state': fields.EnumField(
+            tuple(str(state) for state in contract.VFState), nullable=True),
+        'guest_driver': fields.StringField(nullable=True),
     }
 
     def as_vf(self) -> contract.VF:
-        return contract.VF(address=self.address, index=self.index,
-                           free=self.free, used_bytes=self.used_bytes)
+        values = _told(self)
+        state = values.pop('state', None)
+        return contract.VF(
+            **values,
+            state=None if state is None else contract.VFState(state))
 
 
 @register
@@ -169,12 +191,15 @@ class PoolDescription(VgpuMigObject):
 
     # 1.0: Initial version
     # 1.1: the parent may be another device than a PF
-    VERSION = '1.1'
+    # 1.2: bad_pages, uncorrectable_errors
+    VERSION = '1.2'
 
     fields = {
         'pf_address': fields.StringField(),
         'identity': fields.ObjectField('VFIdentityObject'),
         'vfs': fields.ListOfObjectsField('VFDescription'),
+        'bad_pages': fields.IntegerField(nullable=True),
+        'uncorrectable_errors': fields.IntegerField(nullable=True),
     }
 
     @classmethod
@@ -182,15 +207,20 @@ class PoolDescription(VgpuMigObject):
         return cls(
             pf_address=pool.pf_address,
             identity=VFIdentityObject.from_identity(pool.identity),
-            vfs=[VFDescription(address=vf.address, index=vf.index,
-                               free=vf.free, used_bytes=vf.used_bytes)
-                 for vf in pool.vfs])
+            vfs=[VFDescription(**{name: getattr(vf, name)
+                                  for name in VFDescription.fields})
+                 for vf in pool.vfs],
+            bad_pages=pool.health.bad_pages,
+            uncorrectable_errors=pool.health.uncorrectable_errors)
 
     def as_pool(self) -> contract.Pool:
+        values = _told(self)
         return contract.Pool(
             pf_address=self.pf_address,
             identity=self.identity.as_identity(),
-            vfs=tuple(vf.as_vf() for vf in self.vfs))
+            vfs=tuple(vf.as_vf() for vf in self.vfs),
+            health=health.Health(values.get('bad_pages'),
+                                 values.get('uncorrectable_errors')))
 
 
 @register

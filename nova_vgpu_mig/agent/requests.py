@@ -22,6 +22,7 @@ from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.agent import node as node_
 from nova_vgpu_mig.agent import objects
 from nova_vgpu_mig.compatibility import verdict
+from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import phases
 
 
@@ -56,6 +57,18 @@ def refuse_carrier(node: node_.Node,
             f'{why}')
 
 
+def refuse_now(host: str, vf: contract.VF) -> None:
+    """Refuse to move a VF that its host driver would not let go now. Pure.
+
+    :raises errors.Refused: with what to wait for.
+    """
+    if vf.state is contract.VFState.LOADING:
+        raise errors.Refused(
+            f'VF {vf.address} of {host} can\'t be moved now: its guest driver '
+            f'is loading, or the VF is being reset; try again when the guest '
+            f'has loaded its GPU driver')
+
+
 def refuse_unfit(node: node_.Node,
                  request: objects.VFMigrationRequest) -> None:
     """Refuse a claim of a VF that is taken, or that does not fit.
@@ -86,6 +99,7 @@ def refuse_unfit(node: node_.Node,
             f'{request.source_vf}')
     judged = verdict.judge(
         found[0][0].identity, pool.identity, free_vfs=1,
-        source_index=found[0][1].index, free_indices=frozenset((vf.index,)))
+        source_index=found[0][1].index, free_indices=frozenset((vf.index,)),
+        health=pool.health)
     if not judged.compatible:
         raise errors.Incompatible(judged.reason())

@@ -212,6 +212,7 @@ class AgentAPI:
 
         :returns: bytes, seconds, downtime_ms, limit_ms, fits, reason.
         :raises errors.VFNotFound: no such VF on that host.
+        :raises errors.Refused: it can't be moved now.
         """
         result: dict[str, Any] = self._read(
             ctxt, host, 'plan', instance_uuid=instance_uuid,

@@ -109,10 +109,12 @@ class Agent:
         if why := self._hypervisor.available():
             LOG.info('%s; no VM in QEMU is moved with a GPU VF until then.',
                      why)
+        driver = startup.load_driver(self._conf)
+        self._closing.callback(driver.close)
         node = node_.Node(
             host=self.host, conf=self._conf, journal=book,
             hypervisor=self._hypervisor,
-            driver=startup.load_driver(self._conf), vmm=None,
+            driver=driver, vmm=None,
             server=port, api=api, observer=self._observer,
             find_vmm=lambda: vmm_registry.PORTS.load(self._conf))
         if why := node.look_for_vmm():

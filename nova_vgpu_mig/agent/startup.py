@@ -114,6 +114,6 @@ def examine(conf: cfg.ConfigOpts) -> None:
         open_transport(conf).cleanup()
     except cfg.Error as exc:
         raise CannotStart(str(exc)) from exc
-    load_driver(conf)
+    load_driver(conf).close()
     open_data_port(conf).close()
     open_journal(conf).close()

@@ -25,6 +25,7 @@ from typing import Any
 from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.agent import node as node_
 from nova_vgpu_mig.agent import objects
+from nova_vgpu_mig.agent import requests
 from nova_vgpu_mig.agent import rpcapi
 from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.agent import translation
@@ -136,6 +137,18 @@ class Experience:
                 f'{self.costs.total * 1000:.0f} ms are {origin}')
 
 
+def used_bytes(pool: contract.Pool, vf: contract.VF) -> int:
+    """Return what the first round has to send of a VF; the worst if unknown.
+
+    Pure. A VF without a guest driver has nothing to carry, whatever its
+    last guest has left in the frame buffer.
+    """
+    if vf.state is contract.VFState.EMPTY:
+        return 0
+    return (pool.identity.frame_buffer_mib * 2 ** 20
+            if vf.used_bytes is None else vf.used_bytes)
+
+
 def fits(workload: estimate.Workload, limit: limits.Limits,
          known: Experience, made: estimate.Plan) -> bool | None:
     """Tell whether a move may be refused before it begins. Pure.
@@ -184,17 +197,20 @@ class Views:
     @translation.translated
     def plan(self, instance_uuid: str, vf_address: str,
              limit_ms: int | None) -> dict[str, Any]:
-        """As AgentAPI.plan(). `fits` is None when it can't be known."""
+        """As AgentAPI.plan(). `fits` is None when it can't be known.
+
+        :raises errors.Refused: the VF can't be moved now.
+        """
         node = self._node
         pool, vf = node.locate(vf_address)
-        used = (vf.used_bytes if vf.used_bytes is not None
-                else pool.identity.frame_buffer_mib * 2 ** 20)
+        requests.refuse_now(node.host, vf)
+        used = used_bytes(pool, vf)
         limit = limits.Limits.from_conf(
             node.conf, None if limit_ms is None else limit_ms / 1000)
         carrier = node.carrier_of(instance_uuid)
         known = self.experience(instance_uuid, carrier)
         workload = estimate.Workload(
-            used, self._dirty_rate(vf_address, known))
+            used, self._dirty_rate(vf_address, known) if used else 0.0)
         made = estimate.plan(
             workload, bandwidth=known.bandwidth,
             limit_seconds=limit.downtime_seconds, costs=known.costs,

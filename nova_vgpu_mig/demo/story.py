@@ -128,14 +128,14 @@ class Story:
     def _foresee(self) -> None:
         """Show verdicts and plan, from what the agents publish."""
         cloud = self._cloud
-        pools = {host: cloud.agents.describe(cloud.context, host).pools
+        pools = {host: cloud.agents.describe(cloud.context, host).as_pools()
                  for host in cloud.computes}
-        source = pools[SOURCE][0].identity.as_identity()
+        source = pools[SOURCE][0].identity
         rows = []
         for host in (GOOD, OLD):
             for pool in pools[host]:
                 judged = verdict.judge(
-                    source, pool.identity.as_identity(),
+                    source, pool.identity, health=pool.health,
                     free_vfs=sum(vf.free for vf in pool.vfs))
                 rows.append((host, pool.pf_address, judged))
                 self.report.verdicts.append(

@@ -35,6 +35,7 @@ import os
 import numpy
 import numpy.typing
 
+from nova_vgpu_mig.compatibility import health as health_
 from nova_vgpu_mig.compatibility import identity
 
 
@@ -68,6 +69,18 @@ class Level(enum.StrEnum):
 
     STREAM = 'stream'
     UNITS = 'units'
+
+
+class VFState(enum.StrEnum):
+    """What the host driver's scheduler has in a VF."""
+
+    EMPTY = 'empty'
+    """No guest driver is loaded: nothing to carry."""
+
+    LOADING = 'loading'
+    """A guest driver loads, or the VF is reset: it can't move now."""
+
+    ACTIVE = 'active'
 
 
 class DeviceError(OSError):
@@ -234,6 +247,12 @@ class VF:
     used_bytes: int | None = None
     """Frame buffer in use, bytes; None where the driver can't tell."""
 
+    state: VFState | None = None
+    """None where the driver can't tell."""
+
+    guest_driver: str | None = None
+    """Version of the driver in the guest; None as above."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pool:
@@ -242,6 +261,7 @@ class Pool:
     pf_address: str
     identity: identity.VFIdentity
     vfs: tuple[VF, ...]
+    health: health_.Health = health_.UNKNOWN
 
 
 class GPUDriver(abc.ABC):
@@ -265,7 +285,8 @@ class GPUDriver(abc.ABC):
     def open(self, address: str) -> MigrationDevice:
         """Open the VF at a PCI address.
 
-        :raises DeviceError: ENODEV no such VF, EBUSY it is open already.
+        :raises DeviceError: ENODEV no such VF, EBUSY it is open already,
+            EAGAIN it is LOADING.
         """
 
     @abc.abstractmethod
@@ -283,3 +304,7 @@ class GPUDriver(abc.ABC):
 
         :raises DeviceError: EBUSY while a guest or a migration holds it.
         """
+
+    def close(self) -> None:
+        """End what the driver keeps going; it is not used after that."""
+        return

@@ -123,7 +123,7 @@ def judge_pools(source: GPUSource,
             source.pool.identity, pool.identity, free_vfs=pool.free_vfs,
             vm_vfs=source.vm_vfs,
             source_index=source.pool.index_of(source.vf_address),
-            free_indices=pool.free_indices))
+            free_indices=pool.free_indices, health=pool.health))
         for pool in found.pools]
 
 

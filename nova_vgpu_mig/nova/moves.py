@@ -94,7 +94,7 @@ def published(pools: tuple[contract.Pool, ...]) -> publication.Publication:
     return publication.Publication(pools=tuple(
         publication.Pool.of(pool.pf_address.lower(), pool.identity, [
             publication.VF(vf.address.lower(), vf.index, vf.free)
-            for vf in pool.vfs])
+            for vf in pool.vfs], pool.health)
         for pool in pools))
 
 
@@ -106,7 +106,7 @@ def judge_host(pool: contract.Pool, vf: contract.VF, vm_vfs: int,
         free = frozenset(v.index for v in other.vfs if v.free)
         verdicts.append(verdict.judge(
             pool.identity, other.identity, free_vfs=len(free), vm_vfs=vm_vfs,
-            source_index=vf.index, free_indices=free))
+            source_index=vf.index, free_indices=free, health=other.health))
     return min(verdicts, key=lambda v: len(v.refusals), default=None)
 
 

@@ -31,6 +31,7 @@ import json
 import re
 from typing import Any
 
+from nova_vgpu_mig.compatibility import health as health_module
 from nova_vgpu_mig.compatibility import identity
 
 _Identity = identity.VFIdentity
@@ -67,11 +68,15 @@ class Pool:
     vfs: tuple[VF, ...] | None = None
     """None: left out for room."""
 
+    health: health_module.Health = health_module.UNKNOWN
+
     @classmethod
     def of(cls, pf_address: str, kind: _Identity,
-           vfs: Sequence[VF]) -> 'Pool':
+           vfs: Sequence[VF],
+           health: health_module.Health = health_module.UNKNOWN) -> 'Pool':
         """Return a pool whose VFs are all known."""
-        return cls(pf_address, kind, sum(vf.free for vf in vfs), tuple(vfs))
+        return cls(pf_address, kind, sum(vf.free for vf in vfs), tuple(vfs),
+                   health)
 
     @property
     def free_indices(self) -> frozenset[int] | None:
@@ -138,6 +143,9 @@ def _dump(publication: Publication) -> str:
         if pool.vfs is not None:
             entry['vfs'] = [[vf.address, vf.index, int(vf.free)]
                             for vf in pool.vfs]
+        if pool.health != health_module.UNKNOWN:
+            entry['health'] = [pool.health.bad_pages,
+                               pool.health.uncorrectable_errors]
         pools.append(entry)
     values: dict[str, Any] = {'v': VERSION, 'identities': identities,
                               'pools': pools}
@@ -216,19 +224,29 @@ def _pool(where: str, value: object,
     address = _address(f'{where}.pf', value.get('pf'))
     number = _number(f'{where}.id', value.get('id'), len(kinds) - 1)
     free = _number(f'{where}.free', value.get('free'), _MAX_VFS)
+    health = _health(f'{where}.health', value.get('health', [None, None]))
     if 'vfs' not in value:
-        return Pool(address, kinds[number], free)
+        return Pool(address, kinds[number], free, health=health)
     entries = _list(value, 'vfs')
     if len(entries) > _MAX_VFS:
         raise PublicationError(f'{where}.vfs: {len(entries)} VFs, more than '
                                f'{_MAX_VFS}')
     vfs = tuple(_vf(f'{where}.vfs[{position}]', entry)
                 for position, entry in enumerate(entries))
-    pool = Pool.of(address, kinds[number], vfs)
+    pool = Pool.of(address, kinds[number], vfs, health)
     if pool.free_vfs != free:
         raise PublicationError(f'{where}.free: {free}, but {pool.free_vfs} '
                                'of its VFs are free')
     return pool
+
+
+def _health(where: str, value: object) -> health_module.Health:
+    if not isinstance(value, list) or len(value) != 2:
+        raise PublicationError(f'{where}: {value!r:.80} is not '
+                               '[bad pages, uncorrectable errors]')
+    return health_module.Health(*(
+        None if count is None else _number(where, count, 2 ** 53 - 1)
+        for count in value))
 
 
 def _vf(where: str, value: object) -> VF:

@@ -19,13 +19,26 @@ from typing import Any
 
 from oslo_config import cfg
 
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.conf import software_gim
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.gpu.software import client
+from nova_vgpu_mig.gpu.software import scheduling
 from nova_vgpu_mig import unixcall
 
 LOG = logging.getLogger(__name__)
+
+_STATES = {
+    scheduling.SchedulerState.FULLACCESS: contract.VFState.LOADING,
+    scheduling.SchedulerState.ACTIVE: contract.VFState.ACTIVE,
+    scheduling.SchedulerState.SUSPEND: contract.VFState.ACTIVE,
+}
+"""None is EMPTY: without a guest driver the software GIM still carries what
+the frame buffer holds."""
+
+FAULTLESS = health.Health(bad_pages=0, uncorrectable_errors=0)
+"""Its memory is the host's."""
 
 SUPPORT = 10
 """Below any driver for real hardware."""
@@ -62,8 +75,10 @@ class SoftwareGPUDriver(contract.GPUDriver):
         return tuple(
             contract.Pool(
                 found['pf'], identity.VFIdentity(**found['identity']),
-                tuple(contract.VF(vf['address'], vf['index'], vf['free'],
-                                  vf['used_bytes']) for vf in found['vfs']))
+                tuple(contract.VF(
+                    vf['address'], vf['index'], vf['free'], vf['used_bytes'],
+                    _STATES.get(scheduling.SchedulerState(vf['state'])))
+                    for vf in found['vfs']), FAULTLESS)
             for _, found in self._describe_all())
 
     def _connect(self, address: str) -> unixcall.Client:

@@ -49,9 +49,11 @@ IGNORED_FIRMWARE = frozenset({'RAS_TA', 'RLCV_LX7', 'RLC_P'})
 
 COMPARED = ('vendor_id', 'device_id', 'frame_buffer_mib',
             'migration_version', 'driver_version', 'vbios_version',
-            'partition', 'engines')
+            'partition', 'engines', 'subsystem', 'revision',
+            'psp_migration_version')
 """Fields of the identity that the destination's CTX must equal. The VF's
-index and the number of VFs are those of GIM's v2 and are not among them."""
+index, the number of VFs and the GPU's place are those of GIM's v2 and are not
+among them."""
 
 
 class Kind(enum.IntEnum):

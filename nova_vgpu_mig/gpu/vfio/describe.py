@@ -47,7 +47,9 @@ def of(node: sysfs.Node, siblings: int) -> identity.VFIdentity:
                         or _driver(node)),
         vbios_version=sysfs.text(told / 'vbios'),
         partition=sysfs.text(told / 'partition') or node.type,
-        firmware=_versions(node, told))
+        subsystem=_subsystem(node),
+        revision=sysfs.text(_pci(node) / 'revision'),
+        firmware=_firmware(told))
 
 
 def _pci(node: sysfs.Node) -> pathlib.Path:
@@ -84,15 +86,16 @@ def _driver(node: sysfs.Node) -> str:
     return f'{node.driver} {version}' if version else node.driver
 
 
-def _versions(node: sysfs.Node, told: pathlib.Path) -> dict[str, str]:
+def _firmware(told: pathlib.Path) -> dict[str, str]:
+    version = sysfs.text(told / 'firmware')
+    return {'firmware': version} if version else {}
+
+
+def _subsystem(node: sysfs.Node) -> str | None:
     where = _pci(node)
-    found = {'firmware': sysfs.text(told / 'firmware'),
-             'PCI revision': sysfs.text(where / 'revision')}
-    subsystem = (_hex_id(where / 'subsystem_vendor'),
-                 _hex_id(where / 'subsystem_device'))
-    if None not in subsystem:
-        found['PCI subsystem'] = '{}:{}'.format(*subsystem)
-    return {name: value for name, value in found.items() if value}
+    ids = (_hex_id(where / 'subsystem_vendor'),
+           _hex_id(where / 'subsystem_device'))
+    return None if None in ids else '{}:{}'.format(*ids)
 
 
 def _largest_bar(path: pathlib.Path) -> int:

@@ -14,6 +14,8 @@
 
 import unittest
 
+from nova_vgpu_mig.agent import errors
+from nova_vgpu_mig.agent import requests
 from nova_vgpu_mig.agent import views
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
@@ -94,6 +96,41 @@ class TestFits(unittest.TestCase):
     def test_says_what_is_assumed(self) -> None:
         self.assertIn('assumed', str(views.Experience()))
         self.assertIn('last 3', str(views.Experience(moves=3)))
+
+
+def vf(state: contract.VFState | None,
+       used: int | None = None) -> contract.VF:
+    return contract.VF('0000:03:02.0', 0, False, used, state)
+
+
+class TestVFState(unittest.TestCase):
+
+    def test_a_loading_vf_waits(self) -> None:
+        with self.assertRaises(errors.Refused) as caught:
+            requests.refuse_now('h', vf(contract.VFState.LOADING))
+        for word in ('0000:03:02.0 of h', 'try again when the guest'):
+            self.assertIn(word, str(caught.exception))
+
+    def test_every_other_one_goes(self) -> None:
+        for state in {*contract.VFState, None} - {contract.VFState.LOADING}:
+            requests.refuse_now('h', vf(state))
+
+    def test_what_the_first_round_sends(self) -> None:
+        pool = contract.Pool(
+            'pf', identity.VFIdentity('1002', '74b5', 512, 2), ())
+        for state, used, expected in (
+                (contract.VFState.EMPTY, None, 0),
+                (contract.VFState.EMPTY, 7, 0),
+                (contract.VFState.ACTIVE, 7, 7), (None, 7, 7),
+                (contract.VFState.ACTIVE, None, 512 << 20)):
+            self.assertEqual(expected,
+                             views.used_bytes(pool, vf(state, used)))
+
+    def test_a_plan_of_nothing(self) -> None:
+        made = estimate.plan(
+            estimate.Workload(0, 0.0), bandwidth=1e9, limit_seconds=0.5,
+            costs=downtime.FixedCosts())
+        self.assertEqual((0, True), (made.total_bytes, made.converges))
 
 
 class TestWithout(unittest.TestCase):

@@ -12,12 +12,14 @@
 
 """What crosses the wire keeps its form, or says that it has changed."""
 
+from typing import Any
 import unittest
 
 from oslo_versionedobjects import base
 from oslo_versionedobjects import fixture
 
 from nova_vgpu_mig.agent import objects
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
 
@@ -25,15 +27,16 @@ from nova_vgpu_mig.gpu import contract
 # the object's VERSION, note it in its history, then put the new value here.
 FINGERPRINTS = {
     'HostDescription': '1.0-cdfbf5bf52e98a983ead214ef9e57717',
-    'PoolDescription': '1.1-ff991b98ff8fdbba024331337e1cbb8b',
-    'VFDescription': '1.1-a007d69c36edd30492e0a690be06aff6',
-    'VFIdentityObject': '1.0-bf58a0902aa7737138b5bd087fe78a04',
+    'PoolDescription': '1.2-352436e9d9c9115a1610a4f059faa24c',
+    'VFDescription': '1.2-0ee40717b9bf8e65adb2d4cbc1ba6229',
+    'VFIdentityObject': '1.1-f28e1eb94ed1a168f9d629eb37b824b8',
     'VFMigrationRequest': '1.1-cdaa4d81faa4572b3c622b503e9cd6c1',
 }
 
 IDENTITY = identity.VFIdentity(
     '1002', '74b5', 512, 4, migration_version=2, driver_version='1.2',
-    partition='SPX', firmware={'MEC': '0x9c'}, engines={'VCN': 3},
+    partition='SPX', xgmi_node=2, subsystem='1002:74a1',
+    firmware={'MEC': '0x9c'}, engines={'VCN': 3},
     time_slices_us={'gfx': 6000})
 
 
@@ -62,7 +65,9 @@ class TestObjects(unittest.TestCase):
     def test_pool_goes_there_and_back(self) -> None:
         pool = contract.Pool('0000:03:00.0', IDENTITY, (
             contract.VF('0000:03:02.0', 0, True, None),
-            contract.VF('0000:03:02.1', 1, False, 4096)))
+            contract.VF('0000:03:02.1', 1, False, 4096,
+                        contract.VFState.LOADING, '6.12.12')),
+            health.Health(3, 0))
         serializer = objects.VgpuMigSerializer()
         described = objects.HostDescription(
             host='h', version='1', rpc_version='1.0', data_host='127.0.0.1',
@@ -71,6 +76,26 @@ class TestObjects(unittest.TestCase):
             None, serializer.serialize_entity(None, described))
         self.assertEqual((pool,), arrived.as_pools())
         self.assertEqual([], arrived.carriers)
+
+    def test_older_agents_leave_the_newer_fields_out(self) -> None:
+        pool = contract.Pool('0000:03:00.0', identity.VFIdentity(
+            '1002', '74b5', 512, 4), (contract.VF('0000:03:02.0', 0, True),))
+        wire = objects.PoolDescription.from_pool(pool).obj_to_primitive()
+
+        def age(value: dict[str, Any]) -> None:
+            value['nova_vgpu_mig_object.version'] = '1.0'
+            data = value['nova_vgpu_mig_object.data']
+            for name in ('subsystem', 'revision', 'psp_migration_version',
+                         'memory_partition', 'xgmi', 'xgmi_node',
+                         'compute_units', 'state', 'guest_driver',
+                         'bad_pages', 'uncorrectable_errors'):
+                data.pop(name, None)
+
+        age(wire)
+        age(wire['nova_vgpu_mig_object.data']['identity'])
+        age(wire['nova_vgpu_mig_object.data']['vfs'][0])
+        arrived = objects.PoolDescription.obj_from_primitive(wire)
+        self.assertEqual(pool, arrived.as_pool())
 
     def test_request_has_defaults(self) -> None:
         request = objects.VFMigrationRequest()

@@ -11,8 +11,11 @@
 # under the License.
 
 
+import dataclasses
+
 import testtools
 
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.nova import moves
@@ -54,6 +57,13 @@ class JudgeHostTest(testtools.TestCase):
         self.assertEqual(['firmware'],
                          [finding.rule for finding in judged.refusals])
 
+    def test_a_gpu_with_bad_pages_is_left_for_another(self):
+        bad = dataclasses.replace(pool('02', {0}), health=health.Health(1, 0))
+        judged = self.judge(bad)
+        self.assertEqual(['bad_pages'],
+                         [finding.rule for finding in judged.refusals])
+        self.assertTrue(self.judge(bad, pool('03', {0})).compatible)
+
     def test_host_without_a_gpu(self):
         self.assertIsNone(self.judge())
 
@@ -66,14 +76,15 @@ class JudgeHostTest(testtools.TestCase):
 class ValuesTest(testtools.TestCase):
 
     def test_what_is_published_is_what_the_agent_said(self):
-        pools = (pool('83', {1}), pool('c1', {0, 1}))
+        pools = (pool('83', {1}), dataclasses.replace(
+            pool('c1', {0, 1}), health=health.Health(0, 7)))
         said = publication.decode(publication.encode(
             moves.published(pools)))
         self.assertEqual(
-            [(each.pf_address, each.identity,
+            [(each.pf_address, each.identity, each.health,
               [(vf.address, vf.index, vf.free) for vf in each.vfs])
              for each in pools],
-            [(each.pf_address, each.identity,
+            [(each.pf_address, each.identity, each.health,
               [(vf.address, vf.index, vf.free) for vf in each.vfs])
              for each in said.pools])
 

@@ -17,6 +17,7 @@ import hypothesis
 from hypothesis import strategies
 from oslotest import base
 
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.nova import publication
 from tests.unit.compatibility import test_identity
@@ -30,11 +31,13 @@ ADDRESSES = strategies.from_regex(
     r'[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]', fullmatch=True)
 VFS = strategies.builds(publication.VF, ADDRESSES,
                         strategies.integers(0, 255), strategies.booleans())
+COUNTS = strategies.none() | strategies.integers(0, 2 ** 53 - 1)
+HEALTHS = strategies.builds(health.Health, COUNTS, COUNTS)
 POOLS = strategies.builds(
     publication.Pool.of, ADDRESSES, test_identity.IDENTITIES,
-    strategies.lists(VFS, max_size=4)) | strategies.builds(
+    strategies.lists(VFS, max_size=4), HEALTHS) | strategies.builds(
         publication.Pool, ADDRESSES, test_identity.IDENTITIES,
-        strategies.integers(0, 256))
+        strategies.integers(0, 256), strategies.none(), HEALTHS)
 PUBLICATIONS = strategies.builds(
     publication.Publication,
     pools=strategies.lists(POOLS, max_size=3).map(tuple),
@@ -62,6 +65,17 @@ class TestPublication(base.BaseTestCase):
         self.assertEqual(1, text.count('FIRMWARE_19'))
         self.assertLess(len(text), 6000)
         self.assertEqual(value, publication.decode(text))
+
+    def test_places_in_a_hive_fit_too(self):
+        """Eight GPUs that differ in their XGMI node, and in nothing else."""
+        value = publication.Publication(tuple(
+            dataclasses.replace(pool(n, dataclasses.replace(
+                KIND, subsystem='1002:74a1', revision='0x00',
+                psp_migration_version='1', memory_partition='NPS4',
+                xgmi='modes 1, 2, 4, 8', xgmi_node=n, compute_units=304), 8),
+                health=health.Health(0, 0)) for n in range(8)))
+        self.assertEqual(value, publication.decode(
+            publication.encode(value)))
 
     def test_without_room_the_addresses_go_first(self):
         value = publication.Publication(tuple(
@@ -115,6 +129,10 @@ class TestPublication(base.BaseTestCase):
                  'pools[0].free'),
                 ({'pools': [{**good['pools'][0], 'vfs': [[1, 2]]}]},
                  'vfs[0]'),
+                ({'pools': [{**good['pools'][0], 'health': [1]}]},
+                 'pools[0].health'),
+                ({'pools': [{**good['pools'][0], 'health': [-1, 0]}]},
+                 'pools[0].health'),
                 ({'pools': [{**good['pools'][0],
                              'vfs': [['0000:01:02.0', 0, 2]]}]}, 'vfs[0]')):
             exc = self.assertRaises(publication.PublicationError,

@@ -169,8 +169,7 @@ class DriverTest(Case):
             {'vendor_id': '1002', 'device_id': '74b5',
              'frame_buffer_mib': 1024, 'num_vfs': 8,
              'driver_version': 'mlx5_vfio_pci',
-             'firmware': {'PCI revision': '0x02',
-                          'PCI subsystem': '1002:0b36'}},
+             'revision': '0x02', 'subsystem': '1002:0b36'},
             found.identity.as_dict())
         self.assertEqual(('mtty', 'mtty-2', '0000'), (
             mdevs.pf_address, mdevs.identity.partition,
