@@ -37,12 +37,16 @@ _S = contract.DeviceState
 class VFIODevice(contract.MigrationDevice):
     """A PCI VF or a mediated device, by VFIO_DEVICE_FEATURE."""
 
-    def __init__(self, address: str, opened: opening.Opened) -> None:
+    def __init__(self, address: str, opened: opening.Opened,
+                 explain: stream_.Explain = stream_.nothing_more) -> None:
         """Takes over `opened`; closes it when the device can't migrate.
 
+        :param explain: asked when the kernel fails a change of state, or
+            a read or write of the stream.
         :raises DeviceError: ENOTSUP the device's driver migrates nothing.
         """
         self.address = address
+        self._explain = explain
         self._opened = opened
         self._kernel = opened.kernel
         try:
@@ -107,11 +111,12 @@ class VFIODevice(contract.MigrationDevice):
                 self._kernel, self._opened.fd, uapi.FEATURE_MIG_DEVICE_STATE,
                 uapi.MigState(int(state), -1))
         except OSError as exc:
-            raise self._error(exc, f'{what}; {self._left_in()}') from exc
+            raise self._error(
+                exc, f'{what}; {self._left_in()}{self._explain()}') from exc
         fd = uapi.MigState.from_buffer_copy(answer).data_fd
         if fd < 0:
             return None
-        return stream_.DataFd(self._kernel, self.address, fd)
+        return stream_.DataFd(self._kernel, self.address, fd, self._explain)
 
     def _left_in(self) -> str:
         try:

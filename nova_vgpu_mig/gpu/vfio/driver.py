@@ -19,6 +19,7 @@ of a VM that starts. So nothing is opened here until there is a move, and
 whether a device migrates is unknown until then.
 """
 
+from collections.abc import Callable
 import enum
 import errno
 import itertools
@@ -34,6 +35,7 @@ from nova_vgpu_mig.gpu.vfio import describe
 from nova_vgpu_mig.gpu.vfio import device
 from nova_vgpu_mig.gpu.vfio import opening
 from nova_vgpu_mig.gpu.vfio import rights
+from nova_vgpu_mig.gpu.vfio import stream
 from nova_vgpu_mig.gpu.vfio import sysfs
 
 LOG = logging.getLogger(__name__)
@@ -67,8 +69,15 @@ class VFIODriver(contract.GPUDriver):
 
     def __init__(self, conf: cfg.ConfigOpts,
                  files: sysfs.Files | None = None,
-                 kernel: calls.Kernel | None = None) -> None:
-        """:param files, kernel: other than this machine's, for tests."""
+                 kernel: calls.Kernel | None = None,
+                 explain: Callable[[str], stream.Explain] | None = None
+                 ) -> None:
+        """
+        :param files, kernel: other than this machine's, for tests.
+        :param explain: called with the address of a VF that is being
+            opened; returns what its failures are explained by.
+        """
+        self._explain = explain or (lambda address: stream.nothing_more)
         vfio.register_opts(conf)
         self._files = files or sysfs.Files()
         self._doors = opening.Doors(
@@ -138,7 +147,7 @@ class VFIODriver(contract.GPUDriver):
     def open(self, address: str) -> contract.MigrationDevice:
         opened = self._doors.open(self._node(address))
         try:
-            found = _Tracked(address, opened)
+            found = _Tracked(address, opened, self._explain(address))
         except contract.DeviceError as exc:
             if exc.errno == errno.ENOTSUP:
                 self._seen[address] = Migrates.NO

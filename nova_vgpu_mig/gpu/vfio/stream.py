@@ -13,6 +13,7 @@
 
 """The data fd of a kernel device, as the contract's stream."""
 
+from collections.abc import Callable
 import errno
 
 from nova_vgpu_mig.gpu import contract
@@ -20,11 +21,25 @@ from nova_vgpu_mig.gpu.vfio import calls
 from nova_vgpu_mig.gpu.vfio import uapi
 
 
+Explain = Callable[[], str]
+"""What is known of a failure beside the kernel's number; '' for nothing.
+
+A variant driver's host driver often has a reason where the kernel passes on
+a bare EINVAL; who knows that host driver adds it.
+"""
+
+
+def nothing_more() -> str:
+    return ''
+
+
 class DataFd(contract.DataStream):
     """A saving or a loading fd; which one, the kernel knows."""
 
-    def __init__(self, kernel: calls.Kernel, address: str, fd: int) -> None:
+    def __init__(self, kernel: calls.Kernel, address: str, fd: int,
+                 explain: Explain = nothing_more) -> None:
         """Takes over `fd`."""
+        self._explain = explain
         self._kernel = kernel
         self._address = address
         self._fd = fd
@@ -70,7 +85,8 @@ class DataFd(contract.DataStream):
         # EBADF: a loading fd is read or a saving one written, for which the
         # contract has one word.
         code = errno.ENODEV if exc.errno == errno.EBADF else exc.errno
-        return contract.DeviceError(code or errno.EIO, self._address, what)
+        return contract.DeviceError(code or errno.EIO, self._address,
+                                    what + self._explain())
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -68,7 +68,8 @@ class TestIdentity(base.BaseTestCase):
     @hypothesis.given(
         strategies.sampled_from(
             [*GOOD, 'migration_version', 'driver_version', 'firmware',
-             'xgmi_node', 'memory_partition', 'engines', 'time_slices_us', 'surprise']), JSON_VALUES)
+             'xgmi_node', 'memory_partition', 'engines', 'time_slices_us',
+             'surprise']), JSON_VALUES)
     def test_garbage_in_a_field_is_taken_or_named(self, name, garbage):
         try:
             value = identity.VFIdentity.from_dict({**GOOD, name: garbage})
