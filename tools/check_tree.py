@@ -23,7 +23,8 @@ import subprocess
 import sys
 
 LAYERS = ('conf', 'unixcall', 'plugins', 'compatibility', 'planning', 'gpu',
-          'vmm', 'migration', 'agent', 'nova', 'cli', 'cmd', 'demo')
+          'vmm', 'migration', 'agent', 'nova', 'cli', 'status', 'cmd',
+          'demo')
 """From the bottom up. A package imports from those before it."""
 
 MAX_MODULE_LINES = 450

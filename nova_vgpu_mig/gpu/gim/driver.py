@@ -166,9 +166,5 @@ class GIMDriver(contract.GPUDriver):
         self._events.close()
         with self._lock:
             library, self._library = self._library, None
-        if library is None:
-            return
-        try:
-            library.call('shut_down')
-        except library_.LibraryError as exc:
-            LOG.debug('%s', exc)
+        if library is not None:
+            library.close()

@@ -26,9 +26,12 @@ the Python package is generated from the same release's headers.
 """
 
 import importlib
+import logging
 import threading
 import time
 from typing import Any
+
+LOG = logging.getLogger(__name__)
 
 MODULE = 'amdsmi'
 
@@ -104,6 +107,13 @@ class Library:
             if exc.not_exposed:
                 return None
             raise
+
+    def close(self) -> None:
+        """Let GIM go. Nothing is called after that."""
+        try:
+            self.call('shut_down')
+        except LibraryError as exc:
+            LOG.debug('%s', exc)
 
 
 _lock = threading.Lock()

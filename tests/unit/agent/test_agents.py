@@ -59,6 +59,22 @@ class TestClaim(agents.SharedAgentsCase):
         with self.assertRaises(errors.VFTaken):
             self.api.claim(self.ctxt, self.b.name, self.request())
 
+    def test_a_vf_whose_guest_driver_loads_stays(self) -> None:
+        guest = gpu_lab.Guest(self.a.gim, self.a.vfs[0])
+        try:
+            guest.mmio(abi.Register.DRIVER_STATE, 1)
+            for ask in (
+                    lambda: self.api.plan(self.ctxt, self.a.name, 'i',
+                                          self.a.vfs[0], None),
+                    lambda: self.api.prepare_source(
+                        self.ctxt, self.a.name, self.request())):
+                with self.assertRaises(errors.Refused) as caught:
+                    ask()
+                self.assertIn(f'VF {self.a.vfs[0]} of {self.a.name} can\'t '
+                              f'be moved now', str(caught.exception))
+        finally:
+            guest.close()
+
     def test_claim_of_what_is_not_there(self) -> None:
         for field in ('source_vf', 'destination_vf'):
             with self.assertRaises(errors.VFNotFound):
