@@ -279,7 +279,10 @@ class GPUDriver(abc.ABC):
 
     @abc.abstractmethod
     def pools(self) -> tuple[Pool, ...]:
-        """Every PF that this driver serves, with fresh identities."""
+        """Every PF that this driver serves, with fresh identities.
+
+        :raises OSError: the host driver does not answer.
+        """
 
     @abc.abstractmethod
     def open(self, address: str) -> MigrationDevice:

@@ -79,13 +79,25 @@ class GIMDriver(contract.GPUDriver):
     def pools(self) -> tuple[contract.Pool, ...]:
         bound = {vf.address: vf for pool in self._vfio.pools()
                  for vf in pool.vfs}
-        found = inventory.gpus(self._connected())
+        found = self._inventory()
         self._tell_unbound(frozenset(
             vf.address for gpu in found for vf in gpu.vfs) - bound.keys())
         return tuple(contract.Pool(
             gpu.address, gpu.identity, tuple(
                 self._merged(vf, bound[vf.address]) for vf in gpu.vfs
                 if vf.address in bound), gpu.health) for gpu in found)
+
+    def _inventory(self) -> list[inventory.GPU]:
+        """:raises OSError: GIM does not answer; who asks next connects anew,
+            as GIM may have been loaded again since.
+        """
+        try:
+            return inventory.gpus(self._connected())
+        except (library_.NotThere, library_.LibraryError,
+                inventory.NothingAnswers) as exc:
+            self._disconnect()
+            raise OSError(errno.EIO,
+                          f'GPU driver {self.name}: {exc}') from exc
 
     @staticmethod
     def _merged(vf: inventory.VF, seen: contract.VF) -> contract.VF:
@@ -164,6 +176,9 @@ class GIMDriver(contract.GPUDriver):
 
     def close(self) -> None:
         self._events.close()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         with self._lock:
             library, self._library = self._library, None
         if library is not None:

@@ -115,8 +115,12 @@ class Events:
     def _read_on(self) -> None:
         library = self._library()
         words = library.module
+        handles = library.call('get_processor_handles')
+        gpus = frozenset(
+            str(library.call('get_gpu_device_bdf', handle)).lower()
+            for handle in handles)
         with words.AmdSmiEventReader(
-                library.call('get_processor_handles'),
+                handles,
                 [words.AmdSmiEventCategory.FW],
                 words.AmdSmiEventSeverity.ALL) as reader:
             with self._changed:
@@ -127,9 +131,10 @@ class Events:
                     told = reader.read(READ_MICROSECONDS)
                 except words.AmdSmiTimeoutException:
                     continue
-                self._note(library, told)
+                self._note(library, gpus, told)
 
-    def _note(self, library: library_.Library, told: Any) -> None:
+    def _note(self, library: library_.Library, gpus: frozenset[str],
+              told: Any) -> None:
         subcode = str(getattr(told['subcode'], 'name', told['subcode']))
         if subcode not in MIGRATION:
             return
@@ -138,7 +143,9 @@ class Events:
         except library_.LibraryError:
             address = ''
         text = f'{subcode}: {told["message"]}'
-        LOG.warning('GIM, VF %s: %s', address or 'not told', text)
+        LOG.warning('GIM, %s: %s', address or 'no VF told', text)
+        if address in gpus:
+            address, text = '', f'{text} (GPU {address})'
         with self._changed:
             self._seen.append(Event(self._count, address, text))
             del self._seen[:-KEPT]

@@ -51,18 +51,30 @@ class GPU:
     vfs: tuple[VF, ...]
 
 
+class NothingAnswers(Exception):
+    """There are GPUs, and none of them can be described; says why."""
+
+
 def gpus(library: library_.Library) -> list[GPU]:
-    """Return every GPU that has VFs and answers."""
-    found = []
+    """Return every GPU that has VFs and answers.
+
+    :raises LibraryError: which GPUs there are is not told.
+    :raises NothingAnswers: each of them failed.
+    """
+    found: list[GPU] = []
+    failed: list[str] = []
     for handle in library.call('get_processor_handles'):
         try:
             gpu = _gpu(library, handle)
         except (library_.LibraryError, identity.IdentityError, KeyError,
                 TypeError) as exc:
             LOG.warning('A GPU is left out, with its VFs: %s', exc)
+            failed.append(str(exc))
             continue
         if gpu is not None:
             found.append(gpu)
+    if failed and not found:
+        raise NothingAnswers('; '.join(failed))
     return found
 
 

@@ -22,7 +22,9 @@ from nova_vgpu_mig.agent import housekeeping
 from nova_vgpu_mig.agent import moves
 from nova_vgpu_mig.agent import node
 from nova_vgpu_mig.agent import steps
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.gpu.software import abi
+from nova_vgpu_mig.gpu.software import driver as software_driver
 from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
@@ -58,6 +60,13 @@ class TestClaim(agents.SharedAgentsCase):
         self.addCleanup(guest.close)
         with self.assertRaises(errors.VFTaken):
             self.api.claim(self.ctxt, self.b.name, self.request())
+
+    def test_claim_on_a_gpu_with_bad_pages(self) -> None:
+        with (mock.patch.object(software_driver, 'FAULTLESS',
+                                health.Health(2, 0)),
+              self.assertRaises(errors.Incompatible) as caught):
+            self.api.claim(self.ctxt, self.b.name, self.request())
+        self.assertIn('bad pages of the GPU: 2', str(caught.exception))
 
     def test_a_vf_whose_guest_driver_loads_stays(self) -> None:
         guest = gpu_lab.Guest(self.a.gim, self.a.vfs[0])

@@ -26,6 +26,7 @@ from nova.scheduler import host_manager
 from oslo_utils import uuidutils
 from oslotest import base
 
+from nova_vgpu_mig.compatibility import health
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.conf import nova as nova_opts
 from nova_vgpu_mig.nova import filter as vf_filter
@@ -169,6 +170,15 @@ class TestVFCompatibilityFilter(base.BaseTestCase):
                       self.log.output)
         self.assertIn('[rule free_vf;', self.log.output)
         self.assertIn('Host none cannot take', self.log.output)
+
+    def test_a_gpu_with_bad_pages_is_left_out(self):
+        bad = dataclasses.replace(pool(), health=health.Health(3, 0))
+        spec = self.build()
+        self.refused(spec, self.host('bad', stats(bad)))
+        self.assertIn('[rule bad_pages;', self.log.output)
+        worn = dataclasses.replace(pool(), health=health.Health(0, 9))
+        self.assertEqual(['worn'], self.run_filter(
+            spec, self.host('worn', stats(worn))))
 
     def test_hosts_that_publish_garbage_or_nothing(self):
         spec = self.build()

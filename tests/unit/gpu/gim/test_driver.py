@@ -168,10 +168,22 @@ class PoolsTest(Case):
             self.assertEqual([PF], [pool.pf_address
                                     for pool in self.driver.pools()])
         self.assertIn('device_id', logged.output[0])
-        self.fails('get_vf_data', 'STATUS_IO')
-        with self.assertLogs(inventory.LOG, 'WARNING') as logged:
-            self.assertEqual((), self.driver.pools())
-        self.assertIn('get_vf_data: AMDSMI_STATUS_IO', logged.output[0])
+
+    def test_gim_that_does_not_answer_is_looked_for_anew(self):
+        for call in ('get_vf_data', 'get_processor_handles'):
+            self.fails(call, 'STATUS_IO')
+            with self.assertRaises(OSError) as caught:
+                self.driver.pools()
+            self.assertIn(f'gim: AMD SMI: {call}: AMDSMI_STATUS_IO',
+                          str(caught.exception))
+            self.assertEqual(0, self.amd.initialised)
+            self.amd.fails.clear()
+            self.assertEqual(1, len(self.driver.pools()))
+        self.driver.close()
+        self.amd.loaded = False
+        with self.assertRaises(OSError) as caught:
+            self.driver.pools()
+        self.assertIn('DRIVER_NOT_LOADED', str(caught.exception))
 
     def test_a_gpu_without_vfs_is_no_pool(self):
         self.amd.add_gpu('0000:c1:00.0', [])

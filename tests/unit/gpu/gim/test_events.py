@@ -60,6 +60,13 @@ class EventsTest(unittest.TestCase):
                 ['FW_MIGRATION_GET_PSP_INFO_FAIL: no answer'],
                 self.events.since(number, address))
 
+    def test_one_of_a_pf_by_its_address_names_the_gpu(self):
+        from amdsmi import machine
+        number = self.events.begin()
+        self.say(machine.VF(self.gpu.bdf, 1), message='no answer')
+        self.assertEqual([f'{IMPORT}: no answer (GPU {self.gpu.bdf})'],
+                         self.events.since(number, VF))
+
     def test_other_events_are_not_of_a_migration(self):
         number = self.events.begin()
         self.say(self.gpu.vfs[0], 'FW_CMD_SUBMIT_FAIL')
