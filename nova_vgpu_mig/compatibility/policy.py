@@ -86,8 +86,9 @@ V2 = dataclasses.replace(
 
 GIM = dataclasses.replace(
     V2, name="gim's migration stream",
-    not_exposed={**V2.not_exposed, 'migration_version': _WARNING,
-                 'partition': _WARNING})
+    not_exposed={**V2.not_exposed, **dict.fromkeys(
+        ('migration_version', 'firmware', 'vbios_version', 'partition'),
+        _WARNING)})
 """GIM, whose library tells no version of the stream. One published revision
 compares byte by byte, so that any difference is refused half-way."""
 

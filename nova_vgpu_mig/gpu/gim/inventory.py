@@ -29,6 +29,9 @@ from nova_vgpu_mig.gpu.gim import library as library_
 
 LOG = logging.getLogger(__name__)
 
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading an answer of another release may end in."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class VF:
@@ -66,10 +69,13 @@ def gpus(library: library_.Library) -> list[GPU]:
     for handle in library.call('get_processor_handles'):
         try:
             gpu = _gpu(library, handle)
-        except (library_.LibraryError, identity.IdentityError, KeyError,
-                TypeError) as exc:
-            LOG.warning('A GPU is left out, with its VFs: %s', exc)
-            failed.append(str(exc))
+        except (library_.LibraryError, *MISSHAPEN) as exc:
+            why = (str(exc) if isinstance(
+                exc, library_.LibraryError | identity.IdentityError)
+                   else f'an answer of AMD SMI has another shape than is '
+                   f'documented: {exc!r}')
+            LOG.warning('A GPU is left out, with its VFs: %s', why)
+            failed.append(why)
             continue
         if gpu is not None:
             found.append(gpu)

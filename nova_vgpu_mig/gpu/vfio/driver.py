@@ -145,9 +145,10 @@ class VFIODriver(contract.GPUDriver):
         return node
 
     def open(self, address: str) -> contract.MigrationDevice:
-        opened = self._doors.open(self._node(address))
+        node, explain = self._node(address), self._explain(address)
+        opened = self._doors.open(node)
         try:
-            found = _Tracked(address, opened, self._explain(address))
+            found = _Tracked(address, opened, explain)
         except contract.DeviceError as exc:
             if exc.errno == errno.ENOTSUP:
                 self._seen[address] = Migrates.NO

@@ -169,6 +169,22 @@ class PoolsTest(Case):
                                     for pool in self.driver.pools()])
         self.assertIn('device_id', logged.output[0])
 
+    def test_an_answer_of_another_shape_is_named(self):
+        self.gpu.firmware = {7: 1}
+        with (self.assertLogs(inventory.LOG, 'WARNING') as logged,
+              self.assertRaises(OSError)):
+            self.driver.pools()
+        self.assertIn('another shape', logged.output[0])
+
+    def test_nothing_stays_open_when_gim_fails_meanwhile(self):
+        before = os.listdir('/proc/self/fd')
+        with mock.patch.object(self.driver, '_data', autospec=True,
+                               side_effect=[
+                (self.vf, {'sched': {'state': self.vf.state}}),
+                contract.DeviceError(errno.EIO, self.vf.bdf, 'gone')]):
+            self.refused(errno.EIO, self.driver.open, self.vf.bdf)
+        self.assertEqual(before, os.listdir('/proc/self/fd'))
+
     def test_gim_that_does_not_answer_is_looked_for_anew(self):
         for call in ('get_vf_data', 'get_processor_handles'):
             self.fails(call, 'STATUS_IO')
