@@ -80,6 +80,7 @@ class GIMDriver(contract.GPUDriver):
         bound = {vf.address: vf for pool in self._vfio.pools()
                  for vf in pool.vfs}
         found = self._inventory()
+        self._events.begin()
         self._tell_unbound(frozenset(
             vf.address for gpu in found for vf in gpu.vfs) - bound.keys())
         return tuple(contract.Pool(

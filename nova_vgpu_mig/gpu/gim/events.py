@@ -13,8 +13,9 @@
 """What GIM says of migrations that fail, for the text of an error.
 
 The kernel passes on a bare EINVAL; the reason is an event of GIM's. One
-thread reads the events of all GPUs from the first VF that is opened until
-the driver is closed, so that those of a migration are known when it fails.
+thread reads the events of all GPUs from the first look at them until the
+driver is closed, so that those of a migration are known when it fails, and
+in the agent's log where QEMU has the VF open.
 
 Order counts and no clock: what was read since a VF was opened belongs to
 what is done with it.
@@ -64,6 +65,7 @@ class Events:
         self._seen: list[Event] = []
         self._count = 0
         self._reads = False
+        self._trouble = ''
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -104,9 +106,13 @@ class Events:
         while not self._closing.is_set():
             try:
                 self._read_on()
-            except Exception:
-                LOG.exception('The events of GIM can not be read; a failed '
-                              'migration will not say why. Tried again')
+            except Exception as exc:
+                # Once: a library without events is asked again for ever.
+                if repr(exc) != self._trouble:
+                    LOG.exception('The events of GIM can not be read; a '
+                                  'failed migration will not say why. Tried '
+                                  'again')
+                self._trouble = repr(exc)
             with self._changed:
                 self._reads = False
                 self._changed.notify_all()

@@ -273,6 +273,12 @@ class MoveTest(Case):
         self.assertIn('FLR count 0 -> 1', self.refused(
             errno.EINVAL, found.set_state, S.PRE_COPY))
 
+    def test_events_are_read_from_the_first_look(self):
+        self.driver.pools()
+        self.assertEqual(1, self.amd.readers)
+        self.driver.close()
+        self.assertEqual(0, self.amd.readers)
+
     def test_nothing_to_say(self):
         found = self.open()
         self.kernel.refuse[S.PRE_COPY] = errno.EINVAL, S.RUNNING

@@ -89,9 +89,12 @@ class EventsTest(unittest.TestCase):
         import amdsmi
         self.machine.fails['event_create'] = \
             amdsmi.AmdSmiRetCode.STATUS_NOT_SUPPORTED
-        with self.assertLogs(events.LOG, 'ERROR'):
+        with self.assertLogs(events.LOG, 'ERROR') as logged:
             number = self.events.begin()
+            while self.machine.called.count('event_create') < 3:
+                self.events.since(number, VF)
         self.assertEqual([], self.events.since(number, VF))
+        self.assertEqual(1, len(logged.output))
 
     def test_the_end(self):
         self.events.begin()
