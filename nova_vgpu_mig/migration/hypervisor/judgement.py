@@ -58,6 +58,10 @@ class Sight:
     source_host: str
     destination_host: str
     instance_uuid: str
+    handed_over: bool = False
+    """All had been sent, or this agent did not see how far it was: from then
+    on the destination may run it, whatever the source's libvirt does."""
+
     paused: bool = False
     """The guest was paused when the move began, and is meant to stay so."""
 
@@ -81,6 +85,11 @@ def judge(sight: Sight, *, begun: bool, overdue: bool = False) -> Judgement:
             return _doubt(sight, 'it runs on both: stop one of them at once '
                           '(virsh destroy), and look at its disks before '
                           'it is used again')
+        if destination is None and begun and sight.handed_over:
+            return _doubt(sight, f'it runs on {sight.source_host}, and may '
+                          f'run on {sight.destination_host} as well, whose '
+                          f'agent does not answer: look there, and stop one '
+                          f'of them if it runs on both (virsh destroy)')
         return _returned(sight) if begun or overdue else _OPEN
     if source is None:
         # libvirt lets it run at the destination only once it is whole.

@@ -19,6 +19,7 @@ is next to it.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 from nova_vgpu_mig.migration.hypervisor import timeline
@@ -28,6 +29,39 @@ from nova_vgpu_mig.planning import steering
 from nova_vgpu_mig.vmm import hypervisor
 
 _DEVICES = 'vfio_data_transferred'
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sent:
+    """What the devices had sent at a time, epoch seconds."""
+
+    at: float
+    device_bytes: int
+
+
+def sent_at_stop(trace: Sequence[Sent],
+                 marks: timeline.Marks) -> int | None:
+    """Return what the devices had sent when all stood still.
+
+    A look between the stop and the saving of the rest tells it exactly.
+    Without one the last looks before it are carried on at their rate, which
+    a later look bounds: a guess then, but never from after the stop.
+    """
+    if marks.stopped is None:
+        return None
+    saving = marks.stopped if marks.saving is None else marks.saving
+    for look in trace:
+        if marks.stopped <= look.at < saving:
+            return look.device_bytes
+    before = [look for look in trace if look.at < marks.stopped][-2:]
+    if len(before) < 2:
+        return before[0].device_bytes if before else None
+    (first, last) = before
+    rate = ((last.device_bytes - first.device_bytes)
+            / max(last.at - first.at, 1e-3))
+    guess = last.device_bytes + round(rate * (marks.stopped - last.at))
+    later = [look.device_bytes for look in trace if look.at >= saving]
+    return max(last.device_bytes, min([guess, *later[:1]]))
 
 
 def rounds(samples: Sequence[steering.Sample]) -> list[record_.Round]:

@@ -43,6 +43,9 @@ CLOCK_LOOKS = 10
 """At the other host's clock while there is time for it, in pre-copy: the
 quickest answer tells it best."""
 
+NEAR_SECONDS = 0.1
+"""Between two looks once the limit is open."""
+
 SOURCE = phases.Role.SOURCE
 State = ownership.State
 
@@ -69,7 +72,8 @@ class SourceWatch(watch.Watch):
                                                  phases.Phase.PREPARE)
         self._aborting = ''
         self._aborted = False
-        self._at_stop: int | None = None
+        self._blind = self._begun
+        self._trace: list[report.Sent] = []
         self._final: dict[str, object] = {}
         self._looks_for_the_end = LOOKS_FOR_THE_END
         self._clock_looks = CLOCK_LOOKS
@@ -112,20 +116,7 @@ class SourceWatch(watch.Watch):
         if event.what is hypervisor.What.JOB_ENDED:
             self._final = event.values
         elif event.what is hypervisor.What.STOP:
-            self._sample_at_stop()
-        elif event.what is hypervisor.What.RESUME:
-            self._at_stop = None
-
-    def _sample_at_stop(self) -> None:
-        """How much the devices had sent when all stood still.
-
-        The queue may be late: what is read once the rest is being sent is
-        too much, and the report says so.
-        """
-        self._note_if_early()
-        found = self._host.sample(self._instance)
-        if found is not None:
-            self._at_stop = found.sample.device_bytes
+            self._note_if_early()
 
     def _note_if_early(self) -> None:
         if self._steer and self._opened_at_pass is None:
@@ -142,6 +133,9 @@ class SourceWatch(watch.Watch):
             self._enter(phases.Phase.PRECOPY)
             # An agent that is killed has to know that a job was seen.
             self._progress.save()
+        if found.sample.device_bytes is not None:
+            self._trace.append(report.Sent(time.time(),
+                                           found.sample.device_bytes))
         if self._record.phase is not phases.Phase.PRECOPY:
             return
         if self._clock_looks:
@@ -186,6 +180,8 @@ class SourceWatch(watch.Watch):
             return
         if step.opened and self._opened_at_pass is None:
             self._opened_at_pass = sample.passes
+            # It may stop at any time now, and what was sent by then counts.
+            self._poll = min(self._poll, NEAR_SECONDS)
         elif not step.opened:
             self._opened_at_pass = None
         self._set_limit(step.limit_ms)
@@ -214,6 +210,7 @@ class SourceWatch(watch.Watch):
         ending = self._decide(judgement.Sight(
             here, answer.view, self._record.source_host,
             self._record.destination_host, self._instance,
+            handed_over=self._handed_over(),
             paused=self._record.guest == hypervisor.GuestState.PAUSED),
             begun=self._begun, overdue=overdue)
         if ending is judgement.Ending.MOVED:
@@ -225,18 +222,24 @@ class SourceWatch(watch.Watch):
             self._returned()
         return ending in (judgement.Ending.MOVED, judgement.Ending.STAYED)
 
+    def _handed_over(self) -> bool:
+        """Whether the destination may have the guest, as far as was seen."""
+        return self._blind or self._record.phase in (
+            phases.Phase.LOAD, phases.Phase.COMMIT, phases.Phase.RUN)
+
     def _completed(self, answer: watch.PeerAnswer) -> None:
         self._enter(phases.Phase.RUN)
         theirs = self._peer.record()
         resumed = None if theirs is None else report.resumed(theirs)
         final = self._final or self._host.ended_job(self._instance)
+        marks = timeline.marks(self._events)
         with self._progress.lock:
             report.complete(
-                self._record, marks=timeline.marks(self._events),
+                self._record, marks=marks,
                 resumed_at=(None if resumed is None
                             else resumed - answer.clock_ahead),
                 clock_error=answer.clock_error, final=final,
-                at_stop=self._at_stop)
+                at_stop=report.sent_at_stop(self._trace, marks))
         self._journal.move(self._uuid, SOURCE, State.GIVEN_UP,
                            expected=State.ACTIVE,
                            record=self._progress.values())

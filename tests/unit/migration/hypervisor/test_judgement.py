@@ -31,10 +31,11 @@ VIEWS = [None, *(hypervisor.View(state, '', job)
                  for state in State for job in Job)]
 
 
-def judge(source, destination, *, paused=False, begun=True, overdue=False):
+def judge(source, destination, *, paused=False, begun=True, overdue=False,
+          handed_over=False):
     return judgement.judge(judgement.Sight(
-        source, destination, 'a', 'b', 'uuid', paused=paused),
-        begun=begun, overdue=overdue)
+        source, destination, 'a', 'b', 'uuid', handed_over=handed_over,
+        paused=paused), begun=begun, overdue=overdue)
 
 
 class TestJudge(base.BaseTestCase):
@@ -73,6 +74,13 @@ class TestJudge(base.BaseTestCase):
             self.assertIn(says, found.sentence)
             self.assertIn('a: ', found.sentence)
             self.assertIn('b: ', found.sentence)
+
+    def test_all_was_sent_and_nobody_there_to_ask(self):
+        found = judge(RUNNING, None, handed_over=True)
+        self.assertEqual(Ending.DOUBT, found.ending)
+        self.assertIn('may run on b as well', found.sentence)
+        self.assertEqual(Ending.STAYED, judge(
+            RUNNING, ABSENT, handed_over=True).ending)
 
     def test_a_guest_that_was_paused_stays_so(self):
         self.assertEqual(Ending.MOVED, judge(
