@@ -124,6 +124,47 @@ def bandwidth(done: Sequence[convergence.Observation]) -> float:
                default=0.0)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Forecast:
+    """A switchover, if it came now."""
+
+    device_bytes: int | None
+    """What the devices would still have to send; None: can't be told."""
+
+    downtime_seconds: float
+
+
+def forecast(samples: Sequence[Sample], *, used_bytes: int,
+             costs: downtime.FixedCosts,
+             carried: float | None = None) -> Forecast | None:
+    """Predict a switchover from what was seen of a job up to now.
+
+    In the first copy what is left of it; then what a pass finds dirty.
+
+    :param used_bytes: of the device, as the plan has it; 0 if unknown.
+    :param carried: bytes a second, where it is known better than measured.
+    :returns: None as long as nothing has been sent.
+    """
+    done = rounds(samples)
+    if len(done) > 1:
+        rate = carried or bandwidth(done)
+        vf = rounds([dataclasses.replace(s, sent_bytes=s.device_bytes or 0)
+                     for s in samples])
+        left, all_ = vf[-1].dirty_bytes, done[-1].dirty_bytes
+    else:
+        first, last = (samples[0], samples[-1]) if samples else (None, None)
+        if first is None or last is None or last.at <= first.at:
+            return None
+        rate = carried or ((last.sent_bytes - first.sent_bytes)
+                           / (last.at - first.at))
+        left = all_ = max(0, used_bytes - (last.device_bytes or 0))
+    if not rate:
+        return None
+    told = samples[-1].device_bytes is not None
+    return Forecast(left if told else None,
+                    downtime.seconds(all_, rate, costs))
+
+
 def open_limit_ms(limit_seconds: float, costs: downtime.FixedCosts) -> int:
     """Return what QEMU may take of a VM's limit, milliseconds."""
     return max(HOLD_MS, math.floor((limit_seconds - costs.total) * 1000))

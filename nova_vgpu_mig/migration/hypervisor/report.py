@@ -81,26 +81,22 @@ def rounds(samples: Sequence[steering.Sample]) -> list[record_.Round]:
     return made
 
 
-def predicted_bytes(samples: Sequence[steering.Sample]) -> int | None:
-    """Return what the VF would still have to send if all stopped now."""
-    done = steering.rounds([
-        steering.Sample(s.at, s.passes, s.device_bytes or 0)
-        for s in samples])
-    return done[-1].dirty_bytes if len(done) > 1 else None
+def note_progress(record: record_.MigrationRecord,
+                  found: hypervisor.JobSample,
+                  samples: Sequence[steering.Sample],
+                  foreseen: steering.Forecast | None) -> None:
+    """Write how far a job is, and what a switchover would be now.
 
-
-def remaining(found: hypervisor.JobSample,
-              record: record_.MigrationRecord) -> int:
-    """Return the bytes that are left, as far as anybody tells.
-
-    Of the VF's, which QEMU leaves out: what the plan has and was not sent
-    yet, then what each pass finds dirty.
+    What is left is of guest RAM by QEMU's word, and of the VF, which QEMU
+    leaves out there, by the forecast.
     """
-    sent = found.sample.device_bytes or 0
-    used = int(record.plan.get('used_bytes') or 0)
-    return found.remaining_bytes + (
-        used - sent if sent < used
-        else record.predicted_stop_copy_bytes or 0)
+    record.rounds = rounds(samples)
+    record.transferred_bytes = found.sample.sent_bytes
+    record.remaining_bytes = found.remaining_bytes
+    if foreseen is not None:
+        record.predicted_downtime_seconds = foreseen.downtime_seconds
+        record.predicted_stop_copy_bytes = foreseen.device_bytes
+        record.remaining_bytes += foreseen.device_bytes or 0
 
 
 def resumed(theirs: record_.MigrationRecord) -> float | None:

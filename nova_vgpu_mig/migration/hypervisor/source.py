@@ -142,17 +142,18 @@ class SourceWatch(watch.Watch):
             self._clock_looks -= 1
             self._peer.guest()
         self._samples.append(found.sample)
-        done = steering.rounds(self._samples)
+        carried = self._record.job.get('switchover_bandwidth')
+        foreseen = steering.forecast(
+            self._samples, costs=self._limits.costs, carried=carried,
+            used_bytes=int(self._record.plan.get('used_bytes') or 0))
         with self._progress.lock:
-            self._record.rounds = report.rounds(self._samples)
-            self._record.transferred_bytes = found.sample.sent_bytes
-            self._record.remaining_bytes = report.remaining(
-                found, self._record)
+            report.note_progress(self._record, found, self._samples,
+                                 foreseen)
         if self._steer:
             self._act(steering.steer(
-                done, limit_seconds=self._limits.downtime_seconds,
-                costs=self._limits.costs,
-                carried=self._record.job.get('switchover_bandwidth'),
+                steering.rounds(self._samples),
+                limit_seconds=self._limits.downtime_seconds,
+                costs=self._limits.costs, carried=carried,
                 max_rounds=self._limits.max_rounds,
                 open_passes=self._passes_since_opened(found.sample)),
                 found.sample)
@@ -164,12 +165,6 @@ class SourceWatch(watch.Watch):
         return sample.passes - self._opened_at_pass
 
     def _act(self, step: steering.Step, sample: steering.Sample) -> None:
-        if step.decision is not None:
-            with self._progress.lock:
-                self._record.predicted_downtime_seconds = (
-                    step.decision.predicted_downtime_seconds)
-                self._record.predicted_stop_copy_bytes = (
-                    report.predicted_bytes(self._samples))
         if step.abort and not self._aborted:
             assert step.decision is not None
             LOG.warning('migration %s is given up: %s', self._uuid,

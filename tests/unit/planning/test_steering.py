@@ -82,6 +82,40 @@ class TestRounds(base.BaseTestCase):
                                    delta=2 * MIB)
 
 
+class TestForecast(base.BaseTestCase):
+    def forecast(self, *samples, used=1000, **more):
+        return steering.forecast(samples, used_bytes=used, costs=COSTS,
+                                 **more)
+
+    def test_the_rest_of_the_first_copy(self):
+        found = self.forecast(steering.Sample(0, 1, 0, 0),
+                              steering.Sample(2, 1, 500, 400))
+        self.assertEqual(600, found.device_bytes)
+        self.assertAlmostEqual(600 / 250 + COSTS.total,
+                               found.downtime_seconds)
+
+    def test_then_what_a_pass_finds(self):
+        found = self.forecast(
+            steering.Sample(0, 1, 0, 0), steering.Sample(1, 2, 1000, 900),
+            steering.Sample(2, 6, 1400, 1220))
+        self.assertEqual(80, found.device_bytes)
+        self.assertAlmostEqual(0.1 + COSTS.total, found.downtime_seconds)
+
+    def test_nothing_is_made_up(self):
+        self.assertIsNone(self.forecast())
+        self.assertIsNone(self.forecast(steering.Sample(0, 1, 0, 0)))
+        self.assertIsNone(self.forecast(steering.Sample(0, 1, 0, 0),
+                                        steering.Sample(1, 1, 0, 0)))
+        found = self.forecast(steering.Sample(0, 1, 0),
+                              steering.Sample(1, 1, 100))
+        self.assertIsNone(found.device_bytes)
+
+    def test_a_bandwidth_that_is_told_counts(self):
+        found = self.forecast(steering.Sample(0, 1, 0, 0),
+                              steering.Sample(2, 1, 500, 400), carried=600.0)
+        self.assertAlmostEqual(1 + COSTS.total, found.downtime_seconds)
+
+
 class TestSteer(base.BaseTestCase):
     def test_held_until_something_is_known(self):
         for done in ([], [convergence.Observation(1, 1.0, 1)]):

@@ -72,8 +72,6 @@ class TestRounds(base.BaseTestCase):
         self.assertEqual((80, 20), (first.stream_bytes, first.memory_bytes))
         self.assertEqual((32, 8), (second.stream_bytes, second.memory_bytes))
         self.assertEqual(32, second.dirty_bytes_per_second)
-        self.assertEqual(8, report.predicted_bytes(samples))
-        self.assertIsNone(report.predicted_bytes(samples[:2]))
 
 
 class TestEndings(base.BaseTestCase):
