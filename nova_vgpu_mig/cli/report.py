@@ -69,6 +69,8 @@ def lines(host: str, entry: dict[str, Any]) -> list[Line]:
         ('Journal', f'{state}: {MEANING.get(state, "unknown here")}'),
         ('Outcome', record['outcome'] or ''),
         ('Reason', record['reason']),
+        ('Carried by', record.get('carrier', '')),
+        *(('Note', note) for note in record.get('notes', ())),
         ('Copied by', record['level']),
         ('Sent', f'{mib(record["transferred_bytes"])} of '
          f'{mib(record["total_bytes"])}, {mib(record["remaining_bytes"])} '
@@ -78,6 +80,7 @@ def lines(host: str, entry: dict[str, Any]) -> list[Line]:
         *_plan(record['plan']),
         *(_round(values) for values in record['rounds']),
         *_phases(record['phase_times']),
+        *(_event(values) for values in record.get('timeline', ())),
     ]
     return [line for line in made if line[1]]
 
@@ -93,11 +96,21 @@ def _downtime(record: dict[str, Any]) -> list[Line]:
     return [
         ('Downtime limit', ms(record['limit_seconds'])),
         ('Downtime predicted', ms(record['predicted_downtime_seconds'])),
-        ('Downtime measured', ms(record['downtime_seconds'])),
+        ('Downtime measured', _measured(record)),
         *((f'- {part}', ms(seconds))
           for part, seconds in record['downtime_parts'].items()),
         ('First GPU command after', ms(record['first_fence_seconds'])),
+        *((f'Stop-copy of the VF {when}', mib(record[key]))
+          for key, when in (('predicted_stop_copy_bytes', 'predicted'),
+                            ('stop_copy_bytes', 'measured'))
+          if record.get(key) is not None),
     ]
+
+
+def _measured(record: dict[str, Any]) -> str:
+    error = record.get('downtime_error_seconds')
+    return ms(record['downtime_seconds']) + (
+        f' (by two clocks, {ms(error)} apart at most)' if error else '')
 
 
 def _plan(plan: dict[str, Any]) -> list[Line]:
@@ -157,6 +170,13 @@ def _round(values: dict[str, Any]) -> Line:
     if values['dirty_bytes_per_second']:
         text += f', dirtied {mib(values["dirty_bytes_per_second"])}/s'
     return name, text
+
+
+def _event(values: dict[str, Any]) -> Line:
+    """One of libvirt's or QEMU's events."""
+    what = ' '.join(values[key] for key in ('what', 'device', 'detail')
+                    if values[key])
+    return 'Event', f'{clock(values["at"])}: {what}'
 
 
 def _phases(times: dict[str, float]) -> list[Line]:

@@ -59,6 +59,23 @@ class TestOutput(unittest.TestCase):
         del older['record']['reconnects']  # type: ignore[attr-defined]
         self.assertNotIn('Reconnected', dict(report.lines('s', older)))
 
+    def test_what_qemu_has_carried(self) -> None:
+        told = report.lines('s', entry(
+            carrier=phases.Carrier.HYPERVISOR, notes=['IN DOUBT: look'],
+            downtime_seconds=0.5, downtime_error_seconds=0.02,
+            predicted_stop_copy_bytes=2 << 20, stop_copy_bytes=3 << 20,
+            timeline=[{'at': 0.0, 'what': 'device', 'detail': 'stop-copy',
+                       'device': 'ua-gpu'}]))
+        for line in (
+                ('Carried by', 'hypervisor'), ('Note', 'IN DOUBT: look'),
+                ('Downtime measured',
+                 '500.0 ms (by two clocks, 20.0 ms apart at most)'),
+                ('Stop-copy of the VF predicted', '2.0 MiB'),
+                ('Stop-copy of the VF measured', '3.0 MiB'),
+                ('Event', '1970-01-01 00:00:00.000 UTC: device ua-gpu '
+                 'stop-copy')):
+            self.assertIn(line, told)
+
     def test_every_state_has_a_meaning(self) -> None:
         self.assertEqual({str(s) for s in ownership.State},
                          set(report.MEANING))
