@@ -48,17 +48,22 @@ def numbers() -> Iterator[int]:
     return iter((1, 2))
 
 
+def socket_name(number: int) -> str:
+    """Return a node's end of the network of the nodes."""
+    return f'lan{number}'
+
+
 def cards(number: int) -> list[str]:
     """QEMU's options for the way out and the network of the nodes.
 
     The latter is a pair of sockets with names in the run directory, so
     nobody else is on it and either node may come and go.
     """
-    other = 3 - number
+    here, there = socket_name(number), socket_name(3 - number)
     return [
         '-device', f'virtio-net-pci,netdev=out,romfile=,mac={mac(number, 0)}',
-        '-netdev', f'dgram,id=lab,local.type=unix,local.path=lan{number},'
-        f'remote.type=unix,remote.path=lan{other}',
+        '-netdev', f'dgram,id=lab,local.type=unix,local.path={here},'
+        f'remote.type=unix,remote.path={there}',
         '-device', f'virtio-net-pci,netdev=lab,romfile=,mac={mac(number, 1)}']
 
 
