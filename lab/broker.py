@@ -13,10 +13,10 @@
 """The nodes' RabbitMQ, on the host's loopback.
 
 A broker of its own: not even epmd is shared with one that the machine may
-have. Its user and password are made for each start.
+have. Its user and password are made for each lab; started again, it goes on
+with its data.
 """
 
-import os
 import pathlib
 import socket
 import subprocess
@@ -35,23 +35,32 @@ def log() -> pathlib.Path:
     return places.run() / 'rabbitmq' / 'console.log'
 
 
+def _data() -> str:
+    return f'RABBITMQ_MNESIA_BASE={log().parent / "data"}'
+
+
+def stop() -> None:
+    """Kill it: its clients are not told, its data stays."""
+    processes.end(_data())
+
+
 def start(port: int, password: str) -> subprocess.Popen[bytes]:
-    """Start it; answering() says when it can be used."""
+    """Start it; await_answer() says when it can be used."""
     home = log().parent
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     (home / 'rabbitmq.conf').write_text(
         f'default_user = lab\ndefault_pass = {password}\n'
         'loopback_users = none\n')
     distribution, epmd = network.free_ports(2)
     return processes.start([SERVER], log(), {
         'HOME': str(home),
-        'RABBITMQ_NODENAME': f'lab{os.getpid()}@localhost',
+        'RABBITMQ_NODENAME': 'lab@localhost',
         'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
         'RABBITMQ_NODE_PORT': str(port),
         'RABBITMQ_DIST_PORT': str(distribution),
         'ERL_EPMD_PORT': str(epmd),
         'ERL_EPMD_ADDRESS': '127.0.0.1',
-        'RABBITMQ_MNESIA_BASE': str(home / 'data'),
+        **dict([_data().split('=', 1)]),
         'RABBITMQ_LOG_BASE': str(home / 'log'),
         'RABBITMQ_PID_FILE': str(home / 'pid'),
         'RABBITMQ_CONFIG_FILE': str(home / 'rabbitmq.conf'),

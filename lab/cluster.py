@@ -106,7 +106,7 @@ def down() -> None:
 
 
 def _end() -> bool:
-    ended = processes.end_all()
+    ended = processes.end()
     if places.run().exists():
         places.remove(places.run())
     return bool(ended)

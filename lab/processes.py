@@ -43,9 +43,14 @@ def start(command: Sequence[str | os.PathLike[str]], log: pathlib.Path,
             stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def found() -> list[int]:
-    """Return the PIDs of this lab's processes."""
-    mark = f'{MARK}={places.run()}'.encode()
+def found(setting: str = '') -> list[int]:
+    """Return the PIDs of this lab's processes.
+
+    :param setting: `NAME=VALUE`: only those with it in their environment.
+    """
+    marks = {f'{MARK}={places.run()}'.encode()}
+    if setting:
+        marks.add(setting.encode())
     pids = []
     for entry in pathlib.Path('/proc').iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -54,16 +59,16 @@ def found() -> list[int]:
             environment = (entry / 'environ').read_bytes()
         except OSError:
             continue
-        if mark in environment.split(b'\0'):
+        if marks <= set(environment.split(b'\0')):
             pids.append(int(entry.name))
     return pids
 
 
-def end_all() -> int:
-    """End all of them, and return when they are gone: how many it were."""
+def end(setting: str = '') -> int:
+    """End those of found(); return when they are gone: how many it were."""
     ended = 0
     # One that was starting another is followed by that other.
-    while pids := found():
+    while pids := found(setting):
         handles = {}
         for pid in pids:
             try:
