@@ -12,15 +12,17 @@
 
 """A test on the two nodes, with what it makes there taken back."""
 
+from typing import Any
 import unittest
 import uuid
 
 from lab import cluster
-from lab import errors
 from lab import node as node_
 from lab import state
+from tests.lab import gpu
+from tests.lab import guest as guest_
+from tests.lab import moves
 
-DEVICES = '/sys/bus/mdev/devices'
 
 
 def nodes() -> tuple[node_.Node, node_.Node]:
@@ -29,14 +31,17 @@ def nodes() -> tuple[node_.Node, node_.Node]:
     return first, second
 
 
-# Guests first: a device that is in use can't be removed.
+# A transition that waits goes on; then guests first: a device that is in use
+# can't be removed.
 _CLEAR = f"""
+for knob in {gpu.DEVICES}/*/knobs/hold; do
+    ! [ -e "$knob" ] || echo none >"$knob"
+done
 for guest in $(virsh -q list --all --name); do
     virsh -q destroy "$guest" || true
     virsh -q undefine "$guest" || true
 done 2>/dev/null
-rm -f /run/guest-*.xml
-for device in {DEVICES}/*; do
+for device in {gpu.DEVICES}/*; do
     ! [ -e "$device" ] || echo 1 >"$device/remove"
 done
 """
@@ -65,8 +70,32 @@ class LabTestCase(unittest.TestCase):
                  f'{kind}/create; echo {made} >"$1"')
         return made
 
-    def assert_refused(self, function, *args) -> str:
-        """Assert that a command on a node fails; return what it said."""
-        with self.assertRaises(errors.LabError) as caught:
-            function(*args)
-        return str(caught.exception)
+    def begin(self, guest: guest_.Guest, to: node_.Node, *mdevs: str,
+              **more: Any) -> moves.Move:
+        """Begin a move; it is given up when the test ends."""
+        move = moves.Move(guest, to, *mdevs, **more)
+        self.addCleanup(move.end)
+        return move
+
+    def assert_moves(self, guest: guest_.Guest, to: node_.Node, *mdevs: str,
+                     **more: Any) -> dict[str, Any]:
+        """Move it there; return the client's Result."""
+        result = self.begin(guest, to, *mdevs, **more).result()
+        self.assertEqual('completed', result['outcome'], result)
+        self.assert_only_at(guest, to)
+        return result
+
+    def assert_refused(self, guest: guest_.Guest, to: node_.Node,
+                       *mdevs: str, **more: Any) -> str:
+        """Assert that a move fails and the guest stays; return why."""
+        result = self.begin(guest, to, *mdevs, **more).result()
+        self.assertEqual('failed', result['outcome'], result)
+        self.assert_only_at(guest, guest.node)
+        return str(result['error'])
+
+    def assert_only_at(self, guest: guest_.Guest, node: node_.Node) -> None:
+        """Assert that it runs there, and the other node has none of it."""
+        self.assertEqual(
+            {node.name: 'running'},
+            {at.name: found for at in (self.one, self.two)
+             if (found := guest.state(at))})

@@ -10,22 +10,20 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""A guest without a disk, which holds one mediated device.
+"""A guest without a disk, which holds one mediated device or more.
 
-It never gets beyond its BIOS: that has given the device its addresses, and
-what the tests look at is the device.
+It never gets beyond its BIOS, if it has one: what the tests look at is the
+devices, and a BIOS is there for those that have to be given their addresses.
 """
 
 import re
 import shlex
 import uuid
 
-from lab import network
 from lab import node as node_
 from lab import places
 from lab import wait
 
-URI = 'qemu+tcp://{address}/system'
 PATIENCE = 120
 _XML = """\
 <domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -33,57 +31,62 @@ _XML = """\
   <uuid>{uuid}</uuid>
   <memory unit='MiB'>64</memory>
   <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <os><type arch='x86_64' machine='q35'>hvm</type>{loader}</os>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
     <video><model type='none'/></video>
+{devices}  </devices>
+  <qemu:override>
+{events}  </qemu:override>
+</domain>
+"""
+_HALT = "<loader type='rom'>/run/halt.rom</loader>"
+_DEVICE = """\
     <hostdev mode='subsystem' type='mdev' model='vfio-pci'>
       <source><address uuid='{mdev}'/></source>
-      <alias name='ua-gpu'/>
+      <alias name='ua-gpu{number}'/>
     </hostdev>
-  </devices>
-  <qemu:override>
-    <qemu:device alias='ua-gpu'>
+"""
+_EVENTS = """\
+    <qemu:device alias='ua-gpu{number}'>
       <qemu:frontend>
         <qemu:property name='migration-events' type='bool' value='true'/>
       </qemu:frontend>
     </qemu:device>
-  </qemu:override>
-</domain>
 """
 
 
 class Guest:
-    def __init__(self, node: node_.Node, mdev: str) -> None:
-        """Start it on this node."""
-        self.name = f'guest-{mdev[:8]}'
+    """`node` and `mdevs` are where it runs, and what it holds there."""
+
+    def __init__(self, node: node_.Node, *mdevs: str,
+                 bios: bool = False) -> None:
+        """Start it on this node.
+
+        :param bios: run the BIOS, which costs a node some ten seconds;
+            else the guest's only instruction is a halt.
+        """
+        self.bios = bios
+        self.name = f'guest-{mdevs[0][:8]}'
         self.uuid = str(uuid.uuid4())
         self.node = node
-        self._write(node, mdev)
-        # Statistics of a job that has ended are kept for a persistent one.
-        node.run(f'virsh -q define /run/{self.name}.xml && '
-                 f'virsh -q start {self.name}')
+        self.mdevs = mdevs
+        # Persistent, as Nova's are.
+        node.run(f'virsh -q define /dev/stdin && virsh -q start {self.name}',
+                 self.xml(mdevs).encode())
 
-    def _write(self, node: node_.Node, mdev: str) -> None:
-        xml = _XML.format(name=self.name, uuid=self.uuid, mdev=mdev)
-        node.run(f'cat >/run/{self.name}.xml', xml.encode())
-
-    def migrate(self, to: node_.Node, mdev: str) -> dict[str, str]:
-        """Live, to a device of that node; return the job's statistics.
-
-        :raises LabError: it was refused, or failed.
-        """
-        source = self.node
-        self._write(source, mdev)
-        uri = URI.format(address=network.node_address(to.number))
-        source.run(f'virsh -q migrate --live --p2p --persistent '
-                   f'--xml /run/{self.name}.xml {self.name} {uri}')
-        self.node = to
-        lines = source.run(f'virsh -q domjobinfo {self.name} --completed '
-                           '--rawstats').splitlines()
-        return dict(line.split(': ', 1) for line in lines if ': ' in line)
+    def xml(self, mdevs: tuple[str, ...]) -> str:
+        """Return the XML of this guest with these devices."""
+        numbered = list(enumerate(mdevs))
+        return _XML.format(
+            name=self.name, uuid=self.uuid,
+            loader='' if self.bios else _HALT,
+            devices=''.join(_DEVICE.format(number=number, mdev=mdev)
+                            for number, mdev in numbered),
+            events=''.join(_EVENTS.format(number=number)
+                           for number, _ in numbered))
 
     def state(self, node: node_.Node) -> str:
         """Return libvirt's word for its state there, '' if it is none."""
@@ -96,12 +99,12 @@ class Guest:
                              f'--hmp {shlex.quote(command)}').strip()
 
     def ports(self) -> int:
-        """Return where the BIOS put the device's first I/O ports."""
+        """Return where the BIOS put the first device's first I/O ports."""
         found: list[int] = []
 
         def placed() -> bool:
             text = self.monitor('info pci')
-            _, _, device = text.partition('id "ua-gpu"')
+            _, _, device = text.partition('id "ua-gpu0"')
             text = text if not device else _before(text)
             places_ = re.findall(r'BAR0: I/O at 0x([0-9a-f]{4}) ', text)
             found.extend(int(place, 16) for place in places_)
@@ -120,4 +123,4 @@ class Guest:
 
 def _before(text: str) -> str:
     """Return the part of `info pci` about the device with our id."""
-    return text[:text.index('id "ua-gpu"')].rpartition('  Bus ')[2]
+    return text[:text.index('id "ua-gpu0"')].rpartition('  Bus ')[2]

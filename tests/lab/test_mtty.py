@@ -28,7 +28,7 @@ class MttyTestCase(base.LabTestCase):
 
     def _guest(self, kind: str) -> tuple[guest_.Guest, int]:
         """A running guest at node 1, with something in its UART."""
-        guest = guest_.Guest(self.one, self.mdev(self.one, kind))
+        guest = guest_.Guest(self.one, self.mdev(self.one, kind), bios=True)
         port = guest.ports()
 
         def takes() -> bool:
@@ -51,16 +51,15 @@ class MttyTestCase(base.LabTestCase):
 
     def test_there_and_back(self) -> None:
         guest, port = self._guest('mtty-2')
-        job = guest.migrate(self.two, self.mdev(self.two, 'mtty-2'))
-        self.assertEqual('running', guest.state(self.two))
-        self.assertGreater(int(job['vfio_data_transferred']), 0)
+        result = self.assert_moves(guest, self.two,
+                                   self.mdev(self.two, 'mtty-2'))
+        self.assertGreater(result['job']['vfio_data_transferred'], 0)
         self._assert_registers(guest, port)
         # Half of the FIFO is read here, half after the way back.
         self.assertEqual(TEXT[0], guest.read(port + TX_AND_RX))
         # A device whose state has left is in STOP: the way back needs a
         # fresh one.
-        guest.migrate(self.one, self.mdev(self.one, 'mtty-2'))
-        self.assertEqual('running', guest.state(self.one))
+        self.assert_moves(guest, self.one, self.mdev(self.one, 'mtty-2'))
         self._assert_registers(guest, port)
         self.assertEqual(TEXT[1:], bytes(
             guest.read(port + TX_AND_RX) for _ in TEXT[1:]))
@@ -68,9 +67,7 @@ class MttyTestCase(base.LabTestCase):
     def test_another_type_is_refused(self) -> None:
         guest, port = self._guest('mtty-1')
         there = self.mdev(self.two, 'mtty-2')
-        self.assert_refused(guest.migrate, self.two, there)
-        self.assertEqual('running', guest.state(self.one))
-        self.assertEqual('', guest.state(self.two))
+        self.assert_refused(guest, self.two, there)
         self._assert_registers(guest, port)
         self.assertEqual(TEXT, bytes(
             guest.read(port + TX_AND_RX) for _ in TEXT))

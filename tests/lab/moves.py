@@ -1,0 +1,82 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A move under way, as the test sees it: a client that plays Nova."""
+
+import json
+import shlex
+import subprocess
+from typing import Any
+import uuid
+
+from lab import errors
+from lab import network
+from lab import node as node_
+from tests.lab import guest as guest_
+
+URI = 'qemu+tcp://{address}/system'
+PATIENCE = 240
+_CLIENT = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.client'
+
+
+class Move:
+    """Started when it is made; end() has to be called."""
+
+    def __init__(self, guest: guest_.Guest, to: node_.Node, *mdevs: str,
+                 agents: bool = False, **more: Any) -> None:
+        self.guest = guest
+        self.source = guest.node
+        self.to = to
+        self.mdevs = mdevs
+        self.uuid = str(uuid.uuid4())
+        order = {
+            'domain': guest.name, 'instance_uuid': guest.uuid,
+            'migration_uuid': self.uuid, 'source': guest.node.name,
+            'destination': to.name, 'destination_uri': URI.format(
+                address=network.node_address(to.number)),
+            'destination_xml': guest.xml(mdevs),
+            'source_vf': guest.mdevs[0], 'destination_vf': mdevs[0],
+            'agents': agents, **more}
+        self._process = subprocess.Popen(
+            [*guest.node.ssh(),
+             f'echo {shlex.quote(json.dumps(order))} | ({_CLIENT})'],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True)
+
+    def result(self, seconds: float = PATIENCE) -> dict[str, Any]:
+        """Wait for the client's end and return its Result.
+
+        The guest is thought to be where the move was to take it if it
+        says so.
+
+        :raises LabError: no end in this time, or none that it means.
+        """
+        try:
+            said, complaint = self._process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise errors.LabError(
+                f'{self.guest.name}: no end within {seconds:.0f} s') from None
+        lines = [json.loads(line) for line in said.splitlines()]
+        if not lines or lines[-1]['step'] != 'end':
+            raise errors.LabError(f'the client ended with {said}{complaint}')
+        result: dict[str, Any] = lines[-1]
+        if result['outcome'] == 'completed':
+            self.guest.node, self.guest.mdevs = self.to, self.mdevs
+        return result
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """End the client, wherever it is."""
+        self._process.kill()
+        self._process.communicate()
