@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument('tests', nargs='*', metavar='TEST',
                       help='as unittest names them, such as '
                       'tests.lab.test_mtty; all of them by default')
+    predict = add('predict', _predict, 'Compare many predicted switchovers '
+                  'of real QEMU with what was measured.')
+    predict.add_argument('options', nargs=argparse.REMAINDER,
+                         help='--moves N, --seed N, --output FILE')
     ssh = add('ssh', _ssh, 'A shell on a node, or one command on it.')
     ssh.add_argument('node', choices=[network.node_name(number)
                                       for number in network.numbers()])
@@ -81,6 +85,14 @@ def _test(args: argparse.Namespace) -> int:
         what = args.tests or ['discover', '-s', 'tests/lab', '-t', '.']
         return subprocess.run(
             [sys.executable, '-m', 'unittest', *what, '-v'],
+            cwd=places.CHECKOUT, check=False).returncode
+
+
+def _predict(args: argparse.Namespace) -> int:
+    with lock.held():
+        cluster.update(state_.running())
+        return subprocess.run(
+            [sys.executable, '-m', 'tests.lab.prediction', *args.options],
             cwd=places.CHECKOUT, check=False).returncode
 
 

@@ -32,6 +32,8 @@ from typing import Any
 
 import libvirt
 
+from nova_vgpu_mig.nova import job_parameters
+
 FLAGS = (libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
          | libvirt.VIR_MIGRATE_PERSIST_DEST
          | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE)
@@ -119,12 +121,10 @@ def _run_events() -> None:
 
 def migrate(order: Order, job: dict[str, Any]) -> Result:
     """Call libvirt as Nova's Guest.migrate() does."""
-    params = {'bandwidth': 0, 'destination_xml': order.destination_xml,
-              'persistent_xml': order.destination_xml,
-              **job, **order.params}
-    flags = FLAGS
-    if libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS in params:
-        flags |= libvirt.VIR_MIGRATE_PARALLEL
+    params, flags = job_parameters.merge(job, {
+        'bandwidth': 0, 'destination_xml': order.destination_xml,
+        'persistent_xml': order.destination_xml, **order.params}, FLAGS,
+        libvirt)
     say('migrate')
     began = time.monotonic()
     result = Result('completed')

@@ -18,7 +18,6 @@ Its own module, since what it imports takes a node seconds.
 from collections.abc import Callable
 from typing import Any
 
-import libvirt
 from oslo_config import cfg
 
 from nova_vgpu_mig.cmd import backend
@@ -83,7 +82,7 @@ class Extension:
             raise Refused(str(plan['reason']))
 
     def prepare(self) -> dict[str, Any]:
-        """Claim and prepare; return what libvirt is to be told."""
+        """Claim and prepare; return the job's settings."""
         order = self._order
         client.say('claim')
         self._api.claim(CONTEXT, order.destination, self._request)
@@ -92,7 +91,7 @@ class Extension:
         client.say('prepare_source')
         record = self._api.prepare_source(CONTEXT, order.source,
                                           self._request)
-        return _parameters(record.as_dict()['job'])
+        return record.job
 
     def end(self, moved: bool) -> None:
         """Finish or roll back at both ends; as Nova, never give up."""
@@ -128,15 +127,6 @@ def _pool(host: objects.HostDescription,
         if any(vf.address.lower() == address.lower() for vf in pool.vfs):
             return pool
     raise Refused(f'no GPU driver on {host.host} serves {address}')
-
-
-def _parameters(job: dict[str, Any]) -> dict[str, Any]:
-    names = {'parallel_connections':
-             libvirt.VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS,
-             'switchover_bandwidth':
-             libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_AVAIL_SWITCHOVER}
-    return {name: job[key] for key, name in names.items()
-            if job.get(key) is not None}
 
 
 def move(order: client.Order, migrate: Migrate) -> client.Result:

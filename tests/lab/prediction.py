@@ -1,0 +1,146 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""How well a switchover is foretold: many moves of real QEMU, in a table.
+
+Started as `tools/lab predict`. Each move has its own seed, which chooses
+working set and rate; every second one goes without our steering, with the
+same limit given to QEMU once, so that the same workloads are seen both ways.
+The table is CSV, with the unit in each column's name: the documentation draws
+it.
+"""
+
+import argparse
+import csv
+import pathlib
+import random
+import sys
+from typing import Any
+
+from lab import node as node_
+from lab import progress
+from tests.lab import base
+from tests.lab import gpu as gpu_
+from tests.lab import guest as guest_
+
+KIND = 'vgpu_lab-64'
+LIMIT_MS = 3000
+MIB = 1024 * 1024
+WORKING_SETS = (2, 4, 8, 16, 32)
+"""MiB."""
+RATES = (1, 8, 64)
+"""MiB a second of the sweep: below, at, and above what the way carries."""
+
+COLUMNS = ('seed', 'steered', 'working set MiB', 'sweep MiB/s', 'outcome',
+           'rounds', 'predicted stop-copy MiB', 'measured stop-copy MiB',
+           'predicted downtime ms', 'measured downtime ms', '+/- ms')
+
+_CONFIG = '/etc/nova-vgpu-mig/nova-vgpu-mig.conf'
+_STEER = """
+sed -i '/^\\[vgpu_mig_libvirt\\]/,$d' {config}
+printf '[vgpu_mig_libvirt]\\nsteer = {steer}\\n' >>{config}
+sh /lab/files/agent kill
+sh /lab/files/agent start
+"""
+
+
+def workload(seed: int) -> tuple[int, int]:
+    """Return working set and rate of a seed, bytes; pure."""
+    chosen = random.Random(seed)
+    return (chosen.choice(WORKING_SETS) * MIB, chosen.choice(RATES) * MIB)
+
+
+def row(seed: int, steered: bool, record: dict[str, Any] | None,
+        outcome: str) -> dict[str, Any]:
+    """Return a move's line of the table; pure."""
+    working_set, rate = workload(seed)
+    record = record or {}
+
+    def scaled(key: str, unit: float) -> str:
+        value = record.get(key)
+        return '' if value is None else f'{value * unit:.1f}'
+
+    return dict(zip(COLUMNS, (
+        seed, 'yes' if steered else 'no', working_set // MIB, rate // MIB,
+        record.get('outcome') or outcome,
+        sum(not r['stop_copy'] for r in record.get('rounds', ())),
+        scaled('predicted_stop_copy_bytes', 1 / MIB),
+        scaled('stop_copy_bytes', 1 / MIB),
+        scaled('predicted_downtime_seconds', 1000),
+        scaled('downtime_seconds', 1000),
+        scaled('downtime_error_seconds', 1000)), strict=True))
+
+
+class Moves(base.LabTestCase):
+    """Not a test: what the tests use to set a move up."""
+
+    def runTest(self) -> None:
+        """A name that unittest wants."""
+
+    def steer(self, node: node_.Node, steer: bool) -> None:
+        node.run(_STEER.format(config=_CONFIG, steer=str(steer).lower()))
+
+    def one_move(self, seed: int) -> tuple[dict[str, Any] | None, str]:
+        """Return the source's record, and the client's outcome."""
+        working_set, rate = workload(seed)
+        here, there = self.mdev(self.one, KIND), self.mdev(self.two, KIND)
+        guest = guest_.Guest(self.one, here)
+        gpu_.GPU(self.one, here).work(working_set, rate)
+        result = self.begin(guest, self.two, there, agents=True,
+                            limit_ms=LIMIT_MS).result()
+        return result['source_record'], result['outcome']
+
+
+def measure(moves: int, seed: int, path: pathlib.Path) -> None:
+    """Make so many moves, and write each as it ends.
+
+    Those without steering come second: what the first have measured of this
+    host's fixed costs is known to both then.
+    """
+    with path.open('w', newline='') as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator='\n')
+        table.writeheader()
+        for steered in (True, False):
+            for number in range(seed, seed + moves // 2):
+                table.writerow(_one(number, steered, number == seed))
+                file.flush()
+
+
+def _one(seed: int, steered: bool, first: bool) -> dict[str, Any]:
+    case = Moves()
+    case.setUp()
+    try:
+        if first:
+            case.steer(case.one, steered)
+        record, outcome = case.one_move(seed)
+    finally:
+        case.doCleanups()
+    made = row(seed, steered, record, outcome)
+    progress.say(', '.join(f'{name} {value}' for name, value in made.items()
+                           if value != ''))
+    return made
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog='tools/lab predict')
+    parser.add_argument('--moves', type=int, default=30)
+    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--output', type=pathlib.Path,
+                        default=pathlib.Path('prediction.csv'))
+    args = parser.parse_args()
+    measure(args.moves, args.seed, args.output)
+    progress.say(f'{args.moves} moves: {args.output}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
