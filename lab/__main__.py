@@ -56,8 +56,12 @@ def _parser() -> argparse.ArgumentParser:
                       'tests.lab.test_mtty; all of them by default')
     predict = add('predict', _predict, 'Compare many predicted switchovers '
                   'of real QEMU with what was measured.')
-    predict.add_argument('options', nargs=argparse.REMAINDER,
-                         help='--moves N, --seed N, --output FILE')
+    predict.add_argument('--moves', default='30', metavar='N',
+                         help='half of them without steering (30)')
+    predict.add_argument('--seed', default='1', metavar='N',
+                         help='of the first workload (1)')
+    predict.add_argument('--output', default='prediction.csv',
+                         metavar='FILE', help='the table (prediction.csv)')
     ssh = add('ssh', _ssh, 'A shell on a node, or one command on it.')
     ssh.add_argument('node', choices=[network.node_name(number)
                                       for number in network.numbers()])
@@ -92,7 +96,9 @@ def _predict(args: argparse.Namespace) -> int:
     with lock.held():
         cluster.update(state_.running())
         return subprocess.run(
-            [sys.executable, '-m', 'tests.lab.prediction', *args.options],
+            [sys.executable, '-m', 'tests.lab.prediction',
+             '--moves', args.moves, '--seed', args.seed,
+             '--output', os.path.abspath(args.output)],
             cwd=places.CHECKOUT, check=False).returncode
 
 
