@@ -26,11 +26,11 @@ import random
 import sys
 from typing import Any
 
-from lab import node as node_
 from lab import progress
 from tests.lab import base
 from tests.lab import gpu as gpu_
 from tests.lab import guest as guest_
+from tests.lab import options
 
 KIND = 'vgpu_lab-64'
 LIMIT_MS = 3000
@@ -43,14 +43,6 @@ RATES = (1, 8, 64)
 COLUMNS = ('seed', 'steered', 'working set MiB', 'sweep MiB/s', 'outcome',
            'rounds', 'predicted stop-copy MiB', 'measured stop-copy MiB',
            'predicted downtime ms', 'measured downtime ms', '+/- ms')
-
-_CONFIG = '/etc/nova-vgpu-mig/nova-vgpu-mig.conf'
-_STEER = """
-sed -i '/^\\[vgpu_mig_libvirt\\]/,$d' {config}
-printf '[vgpu_mig_libvirt]\\nsteer = {steer}\\n' >>{config}
-sh /lab/files/agent kill
-sh /lab/files/agent start
-"""
 
 
 def workload(seed: int) -> tuple[int, int]:
@@ -86,9 +78,6 @@ class Moves(base.LabTestCase):
     def runTest(self) -> None:
         """A name that unittest wants."""
 
-    def steer(self, node: node_.Node, steer: bool) -> None:
-        node.run(_STEER.format(config=_CONFIG, steer=str(steer).lower()))
-
     def one_move(self, seed: int) -> tuple[dict[str, Any] | None, str]:
         """Return the source's record, and the client's outcome."""
         working_set, rate = workload(seed)
@@ -120,7 +109,7 @@ def _one(seed: int, steered: bool, first: bool) -> dict[str, Any]:
     case.setUp()
     try:
         if first:
-            case.steer(case.one, steered)
+            options.change(case.one, steer=steered)
         record, outcome = case.one_move(seed)
     finally:
         case.doCleanups()

@@ -1,0 +1,137 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The agents' part of a move that QEMU carries: judge, steer, measure."""
+
+import re
+from typing import Any
+
+from lab import node as node_
+from nova_vgpu_mig.migration.hypervisor import timeline
+from nova_vgpu_mig.migration import phases
+from tests.lab import base
+from tests.lab import gpu as gpu_
+from tests.lab import guest as guest_
+from tests.lab import options
+
+KIND = 'vgpu_lab-64'
+MIB = 1024 * 1024
+PATIENT_MS = 60000
+_RECORDS = """
+import json
+from nova_vgpu_mig.cmd import backend
+backend.choose()
+from oslo_config import cfg
+from nova_vgpu_mig.agent import rpcapi
+conf = cfg.ConfigOpts()
+conf(['--config-file', '/etc/nova-vgpu-mig/nova-vgpu-mig.conf'])
+api = rpcapi.AgentAPI(conf)
+print(json.dumps([[entry['state'], entry['settled']]
+                  for host in ('node1', 'node2')
+                  for entry in api.records({}, host)
+                  if entry['record']['migration_uuid'] == UUID]))
+"""
+
+
+class SteeringTestCase(base.LabTestCase):
+
+    def _pair(self, kind: str = gpu_.KIND) -> tuple[gpu_.GPU, gpu_.GPU]:
+        return (gpu_.GPU(self.one, self.mdev(self.one, kind)),
+                gpu_.GPU(self.two, self.mdev(self.two, kind)))
+
+    def _move(self, guest: guest_.Guest, to: node_.Node, there: gpu_.GPU,
+              **more: Any) -> dict[str, Any]:
+        return self.begin(guest, to, there.mdev, agents=True,
+                          **{'limit_ms': PATIENT_MS, **more}).result()
+
+    def _assert_nothing_open(self, result: dict[str, Any]) -> None:
+        """Both agents have settled the move; no VF stays reserved."""
+        uuid = result['source_record']['migration_uuid']
+        said = self.one.run('cd /opt/nova-vgpu-mig && python3 -',
+                            _RECORDS.replace('UUID', repr(uuid)).encode())
+        self.assertRegex(said.splitlines()[-1],
+                         r'^\[\["\w+", true\], \["\w+", true\]\]$')
+
+    def test_a_move_is_watched_steered_and_measured(self) -> None:
+        here, there = self._pair()
+        guest = guest_.Guest(self.one, here.mdev)
+        here.work()
+        result = self._move(guest, self.two, there)
+        self.assertEqual('completed', result['outcome'], result)
+        record = result['source_record']
+        self.assertEqual('hypervisor', record['carrier'])
+        self.assertEqual([], record['notes'])
+        self.assertEqual(list(timeline.PARTS),
+                         list(record['downtime_parts']))
+        self.assertAlmostEqual(record['downtime_seconds'],
+                               sum(record['downtime_parts'].values()),
+                               delta=2 * record['downtime_error_seconds'])
+        for phase in ('prepare', 'pre-copy', 'switchover', 'load', 'run',
+                      'completed'):
+            self.assertIn(phase, record['phase_times'])
+        self.assertGreater(record['stop_copy_bytes'], 0)
+        self.assertGreater(record['predicted_stop_copy_bytes'], 0)
+        self.assertTrue(any(event['detail'] == 'stop-copy'
+                            for event in record['timeline']))
+        self._assert_nothing_open(result)
+        there.await_work(here.done())
+        digest, expected = there.digests()
+        self.assertEqual(expected, digest)
+
+    def test_another_firmware_is_refused_before_the_move(self) -> None:
+        here, there = self._pair()
+        there.set('identity/firmware', '2.0')
+        guest = guest_.Guest(self.one, here.mdev)
+        here.work()
+        result = self._move(guest, self.two, there)
+        self.assertEqual('refused', result['outcome'], result)
+        self.assertIn('firmware', result['error'])
+        self.assertIn('2.0', result['error'])
+        self.assert_only_at(guest, self.one)
+        here.await_work(here.done())
+
+    def test_given_up_early_then_moved_with_what_it_needs(self) -> None:
+        here, there = self._pair(KIND)
+        guest = guest_.Guest(self.one, here.mdev)
+        here.work(32 * MIB, 64 * MIB)
+        result = self._move(guest, self.two, there, limit_ms=400)
+        self.assertEqual('failed', result['outcome'], result)
+        record = result['source_record']
+        self.assertEqual(phases.Outcome.FAILED, record['outcome'])
+        needed = re.search(r'would need a limit of (\d+) ms',
+                           record['reason'])
+        assert needed is not None, record['reason']
+        self.assertGreater(int(needed[1]), 400)
+        self.assert_only_at(guest, self.one)
+        self._assert_nothing_open(result)
+        here.await_work(here.done())
+        # Twice of it: the way carries less at some times than at others.
+        there = gpu_.GPU(self.two, self.mdev(self.two, KIND))
+        result = self._move(guest, self.two, there,
+                            limit_ms=2 * int(needed[1]))
+        self.assertEqual('completed', result['outcome'], result)
+        there.await_work(here.done())
+
+    def test_parallel_connections_and_a_bandwidth_that_is_told(self) -> None:
+        self.addCleanup(options.change, self.one)
+        options.change(self.one, parallel_connections=2,
+                       switchover_bandwidth_mib=5)
+        here, there = self._pair()
+        guest = guest_.Guest(self.one, here.mdev)
+        here.work()
+        result = self._move(guest, self.two, there)
+        self.assertEqual('completed', result['outcome'], result)
+        self.assertEqual(2, result['source_record']['job'][
+            'parallel_connections'])
+        there.await_work(here.done())
+        digest, expected = there.digests()
+        self.assertEqual(expected, digest)
