@@ -75,6 +75,8 @@ def _start(image: image_.Image) -> state_.State:
         for node in found:
             node.await_event(event)
             progress.say(f'{node.name}: {event} is up')
+    for node in found:
+        node.open()
     state_.write(state)
     return state
 

@@ -42,6 +42,7 @@ class Node:
         self.log = places.run() / f'{self.name}.qemu.log'
         self._ssh_port = ssh_port
         self._keys = keys
+        self._socket = f'{self.name}.ssh'
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, image: image_.Image) -> None:
@@ -72,6 +73,14 @@ class Node:
         except errors.LabError as exc:
             raise errors.LabError(f'{exc}\n{jail.tail(self.log)}') from exc
 
+    def open(self) -> None:
+        """Keep a connection open, through which run() and the others go.
+
+        A new one for each command is a second of the node's CPU.
+        """
+        processes.start([*self.ssh('-M', '-S', self._socket, '-N')],
+                        self.log)
+
     def ssh(self, *options: str) -> list[str]:
         """Return the command line of an ssh to the node."""
         return [
@@ -86,6 +95,26 @@ class Node:
             '-o', f'ConnectTimeout={CONNECT_SECONDS}',
             '-o', 'ServerAliveInterval=20', '-o', 'ServerAliveCountMax=6',
             *options, '127.0.0.1']
+
+    def _command(self, script: str) -> list[str]:
+        # By a relative name: that of a socket must be short.
+        return [*self.ssh('-S', self._socket), script]
+
+    def begin(self, script: str, stdin: bytes = b''
+              ) -> subprocess.Popen[bytes]:
+        """Begin to run a shell script on the node, and return at once.
+
+        Whoever kills what is returned ends the script only when it writes.
+        """
+        process = subprocess.Popen(
+            self._command(script), cwd=places.run(), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdin is not None
+        # A pipe takes this much at once.
+        process.stdin.write(stdin)
+        process.stdin.close()
+        process.stdin = None
+        return process
 
     def run(self, script: str, stdin: bytes = b'',
             seconds: float = 300) -> str:
@@ -104,9 +133,9 @@ class Node:
                 seconds: float = 300) -> subprocess.CompletedProcess[bytes]:
         """As run(), but what comes of it is returned."""
         try:
-            return subprocess.run([*self.ssh(), script], input=stdin,
-                                  capture_output=True, timeout=seconds,
-                                  check=False)
+            return subprocess.run(
+                self._command(script), cwd=places.run(), input=stdin,
+                capture_output=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
             raise errors.LabError(
                 f'{self.name}: {script}\ntook more than {seconds:.0f} s; '
