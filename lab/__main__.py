@@ -14,6 +14,7 @@
 
 import argparse
 from collections.abc import Callable
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from lab import progress
 from lab import state as state_
 
 _INTERRUPTED = 130
+_ENDING_SECONDS = 10
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,9 +89,25 @@ def _test(args: argparse.Namespace) -> int:
     with lock.held():
         cluster.update(state_.running())
         what = args.tests or ['discover', '-s', 'tests/lab', '-t', '.']
-        return subprocess.run(
-            [sys.executable, '-m', 'unittest', *what, '-v'],
-            cwd=places.CHECKOUT, check=False).returncode
+        return _run([sys.executable, '-m', 'unittest', *what, '-v'])
+
+
+def _run(command: list[str]) -> int:
+    """Run it to its end, and end with it whatever it has started."""
+    # In a session of its own: an interrupt comes to us only, whoever sends
+    # it, and goes on to all of it from here.
+    process = subprocess.Popen(command, cwd=places.CHECKOUT,
+                               start_new_session=True)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_ENDING_SECONDS)
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _predict(args: argparse.Namespace) -> int:
