@@ -39,6 +39,10 @@ def _data() -> str:
     return f'RABBITMQ_MNESIA_BASE={log().parent / "data"}'
 
 
+def alive() -> bool:
+    return bool(processes.found(_data()))
+
+
 def stop() -> None:
     """Kill it: its clients are not told, its data stays."""
     processes.end(_data())

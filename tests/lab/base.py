@@ -12,6 +12,8 @@
 
 """A test on the two nodes, with what it makes there taken back."""
 
+import sys
+import time
 from typing import Any
 import unittest
 import uuid
@@ -19,6 +21,7 @@ import uuid
 from lab import cluster
 from lab import node as node_
 from lab import state
+from tests.lab import faults
 from tests.lab import gpu
 from tests.lab import guest as guest_
 from tests.lab import moves
@@ -51,12 +54,18 @@ class LabTestCase(unittest.TestCase):
     """`self.one` and `self.two` are the nodes."""
 
     def setUp(self) -> None:
+        self.addCleanup(self._say_seconds, time.monotonic())
         self.one, self.two = nodes()
         # What is there now is of a run that was interrupted.
         self._clear()
         self.addCleanup(self._clear)
 
+    def _say_seconds(self, began: float) -> None:
+        print(f'{time.monotonic() - began:.0f} s ', end='', file=sys.stderr,
+              flush=True)
+
     def _clear(self) -> None:
+        faults.heal((self.one, self.two))
         for node in (self.one, self.two):
             node.run(_CLEAR)
 

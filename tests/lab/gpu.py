@@ -18,7 +18,6 @@ the one of the work that it says it has done, and work goes on.
 """
 
 from lab import node as node_
-from lab import wait
 
 KIND = 'vgpu_lab-16'
 FRAME_BUFFER = 16 * 1024 * 1024
@@ -60,12 +59,15 @@ class GPU:
     def set(self, name: str, value: object) -> None:
         self.node.run(f'echo {value} >{DEVICES}/{self.mdev}/{name}')
 
+    def remove(self) -> None:
+        self.set('remove', 1)
+
     def work(self, working_set: int = FRAME_BUFFER,
              rate: int = RATE) -> None:
         """Begin to work, and return when it does."""
-        self.set('workload/working_set_bytes', working_set)
-        self.set('workload/stride_bytes', STRIDE)
-        self.set('workload/bytes_per_second', rate)
+        self._run(f'cd workload; echo {working_set} >working_set_bytes; '
+                  f'echo {STRIDE} >stride_bytes; '
+                  f'echo {rate} >bytes_per_second')
         self.await_work(0)
 
     def done(self) -> int:
@@ -73,15 +75,25 @@ class GPU:
 
     def await_work(self, beyond: int) -> None:
         """Return when more words than that are done."""
-        wait.until(f'{self.node.name}: work beyond {beyond}',
-                   lambda: self.done() > beyond, PATIENCE, self.node.console)
+        # On the node: it is slow to answer, and has to be asked only once.
+        self._run(f'until [ "$(cat work_done)" -gt {beyond} ]; do '
+                  'sleep 0.1; done')
+
+    def await_more(self) -> None:
+        """Return when more is done than now."""
+        self._run('was=$(cat work_done); '
+                  'until [ "$(cat work_done)" -gt "$was" ]; do sleep 0.1; '
+                  'done')
 
     def digests(self) -> tuple[str, str]:
         """Stop the work; return the digest, and what it should be."""
-        self.set('workload/bytes_per_second', 0)
-        digest, words = self.get('digest').split()
-        working_set = self.get('workload/working_set_bytes')
-        expected = self.node.run(
-            f'PYTHONPATH=/lab/python python3 - {words} {FRAME_BUFFER} '
-            f'{working_set} {STRIDE}', _EXPECTED.encode())
-        return digest, expected.strip()
+        digest, expected = self._run(
+            'echo 0 >workload/bytes_per_second; set -- $(cat digest); '
+            'echo "$1"; PYTHONPATH=/lab/python python3 - "$2" '
+            f'{FRAME_BUFFER} "$(cat workload/working_set_bytes)" {STRIDE}',
+            _EXPECTED.encode()).split()
+        return digest, expected
+
+    def _run(self, script: str, stdin: bytes = b'') -> str:
+        return self.node.run(f'set -e; cd {DEVICES}/{self.mdev}; {script}',
+                             stdin, PATIENCE)

@@ -13,7 +13,6 @@
 """A move under way, as the test sees it: a client that plays Nova."""
 
 import json
-import shlex
 import subprocess
 from typing import Any
 import uuid
@@ -46,11 +45,7 @@ class Move:
             'destination_xml': guest.xml(mdevs),
             'source_vf': guest.mdevs[0], 'destination_vf': mdevs[0],
             'agents': agents, **more}
-        self._process = subprocess.Popen(
-            [*guest.node.ssh(),
-             f'echo {shlex.quote(json.dumps(order))} | ({_CLIENT})'],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True)
+        self._process = guest.node.begin(_CLIENT, json.dumps(order).encode())
 
     def result(self, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait for the client's end and return its Result.
@@ -67,7 +62,9 @@ class Move:
                 f'{self.guest.name}: no end within {seconds:.0f} s') from None
         lines = [json.loads(line) for line in said.splitlines()]
         if not lines or lines[-1]['step'] != 'end':
-            raise errors.LabError(f'the client ended with {said}{complaint}')
+            raise errors.LabError(
+                'the client ended with '
+                f'{said.decode()}{complaint.decode()}')
         result: dict[str, Any] = lines[-1]
         if result['outcome'] == 'completed':
             self.guest.node, self.guest.mdevs = self.to, self.mdevs

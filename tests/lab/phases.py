@@ -20,8 +20,10 @@ for, or the test fails.
 import dataclasses
 import enum
 
-from lab import node as node_
+from lab import errors
+from lab import wait
 from tests.lab import gpu as gpu_
+from tests.lab import moves
 
 SECONDS = 120
 
@@ -41,27 +43,33 @@ class Phase:
     """A state that comes before. On its way to RESUMING a device passes
     other states, so a hold at those begins when RESUMING is reached."""
 
-    what: str = ''
+    in_finish: bool = False
+    """Whether libvirt has told the destination to run the guest, and the
+    source has not heard of it."""
 
     def __str__(self) -> str:
         return f'{self.side.value} {self.state}'
 
 
+PRE_COPY = Phase(Side.DESTINATION, 'resuming')
+"""The source copies, with QEMU's monitor at hand; nothing of it is read."""
+
 PHASES = (
-    Phase(Side.SOURCE, 'pre_copy', what='QEMU sets the migration up'),
-    Phase(Side.DESTINATION, 'resuming',
-          what='pre-copy, of which nothing arrives'),
-    Phase(Side.SOURCE, 'pre_copy_p2p', what='the vCPUs are being stopped'),
-    Phase(Side.SOURCE, 'stop_copy', what='the guest is stopped'),
-    Phase(Side.SOURCE, 'stop', what='all has been sent'),
-    Phase(Side.DESTINATION, 'running_p2p', 'resuming',
-          what='libvirt\'s finish'),
-    Phase(Side.DESTINATION, 'running', what='libvirt\'s finish'),
+    # QEMU sets the migration up.
+    Phase(Side.SOURCE, 'pre_copy'),
+    PRE_COPY,
+    # The vCPUs are being stopped; the guest is stopped.
+    Phase(Side.SOURCE, 'pre_copy_p2p'),
+    Phase(Side.SOURCE, 'stop_copy'),
+    # All has been sent.
+    Phase(Side.SOURCE, 'stop'),
+    Phase(Side.DESTINATION, 'running_p2p', after='resuming', in_finish=True),
+    Phase(Side.DESTINATION, 'running', in_finish=True),
 )
 
 # On the node, and woken by the kernel: polling seven phases by ssh would be
 # most of what the nodes have to do.
-_AWAIT = """
+_AWAIT = b"""
 import select, sys
 with open(sys.argv[1], 'rb', buffering=0) as held:
     poll = select.poll()
@@ -73,37 +81,39 @@ with open(sys.argv[1], 'rb', buffering=0) as held:
 
 
 class Held:
-    """One device whose transition into a phase waits, or will."""
+    """A device whose transition into a phase waits, or will."""
 
-    def __init__(self, phase: Phase, node: node_.Node, mdev: str) -> None:
+    def __init__(self, phase: Phase, gpu: gpu_.GPU) -> None:
         """Before the move begins."""
         self.phase = phase
-        self.gpu = gpu_.GPU(node, mdev)
-        self.gpu.set('knobs/hold', phase.after or phase.state)
+        self._gpu = gpu
+        gpu.set('knobs/hold', phase.after or phase.state)
 
-    def reached(self) -> None:
+    def reached(self, move: moves.Move) -> None:
         """Return when the phase is reached.
 
-        :raises LabError: it is not.
+        :raises LabError: it is not, or the move has ended before.
         """
         if self.phase.after:
-            self._await(self.phase.after)
-            self.gpu.set('knobs/hold', self.phase.state)
-        self._await(self.phase.state)
+            self._await(self.phase.after, move)
+            self._gpu.set('knobs/hold', self.phase.state)
+        self._await(self.phase.state, move)
 
-    def _await(self, state: str) -> None:
-        held = f'{gpu_.DEVICES}/{self.gpu.mdev}/knobs/held'
-        self.gpu.node.run(f'python3 - {held} {state}', _AWAIT.encode(),
-                          seconds=SECONDS)
+    def _await(self, state: str, move: moves.Move) -> None:
+        held = f'{gpu_.DEVICES}/{self._gpu.mdev}/knobs/held'
+        with self._gpu.node.begin(f'python3 - {held} {state}',
+                                  _AWAIT) as waiter:
+            try:
+                wait.until(f'{self.phase}: {state} is reached',
+                           lambda: waiter.poll() is not None
+                           or not move.running(), SECONDS,
+                           self._gpu.node.console)
+            finally:
+                waiter.kill()
+        if waiter.returncode:
+            raise errors.LabError(
+                f'{self.phase}: the move has ended: {move.result()}')
 
     def release(self) -> None:
         """Let the move go on, and hold nothing more."""
-        self.gpu.set('knobs/hold', 'none')
-
-
-def hold(phase: Phase, move_source: node_.Node, source_mdev: str,
-         destination: node_.Node, destination_mdev: str) -> Held:
-    """Arrange for a phase of the move that is going to start."""
-    if phase.side is Side.SOURCE:
-        return Held(phase, move_source, source_mdev)
-    return Held(phase, destination, destination_mdev)
+        self._gpu.set('knobs/hold', 'none')

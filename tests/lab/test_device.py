@@ -57,6 +57,6 @@ class DeviceTestCase(base.LabTestCase):
         gpu = gpu_.GPU(self.one, here)
         gpu.work()
         self.assert_refused(guest, self.two, there)
-        gpu.await_work(gpu.done())
+        gpu.await_more()
         digest, expected = gpu.digests()
         self.assertEqual(expected, digest)

@@ -1,0 +1,103 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""As many moves as there are phases, each held in its own.
+
+A fault then meets all phases at once. That costs a fifth of a fault for each
+phase: what takes time is libvirt's patience and the start of QEMU, and both
+are waited for by all together.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+from typing import Any
+
+from lab import node as node_
+from lab import wait
+from tests.lab import gpu as gpu_
+from tests.lab import guest as guest_
+from tests.lab import moves
+from tests.lab import phases
+
+AT_ONCE = 3
+"""Of the moves that are being begun; with more the nodes crawl."""
+
+SETTLE_SECONDS = 180
+LIMIT_MS = 60000
+"""Nothing here is about steering: each move shall get through its phases."""
+
+_LOOK = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.look'
+
+
+def look(node: node_.Node) -> dict[str, dict[str, Any]]:
+    """Return what libvirt says there of each guest (tests/lab/look.py)."""
+    found: dict[str, dict[str, Any]] = json.loads(node.run(_LOOK))
+    return found
+
+
+@dataclasses.dataclass
+class Case:
+    """One move that is held."""
+
+    phase: phases.Phase
+    guest: guest_.Guest
+    source: gpu_.GPU
+    destination: gpu_.GPU
+    held: phases.Held
+    move: moves.Move
+
+    def ends(self) -> tuple[gpu_.GPU, gpu_.GPU]:
+        return self.source, self.destination
+
+
+def begin(test: Any, phase: phases.Phase, agents: bool) -> Case:
+    """Begin a move of a new guest and return when it is held.
+
+    :param test: a base.LabTestCase.
+    """
+    source = gpu_.GPU(test.one, test.mdev(test.one, gpu_.KIND))
+    there = gpu_.GPU(test.two, test.mdev(test.two, gpu_.KIND))
+    guest = guest_.Guest(test.one, source.mdev)
+    source.work()
+    held = phases.Held(
+        phase, source if phase.side is phases.Side.SOURCE else there)
+    move = test.begin(guest, test.two, there.mdev, agents=agents,
+                      limit_ms=LIMIT_MS)
+    held.reached(move)
+    return Case(phase, guest, source, there, held, move)
+
+
+def begin_all(test: Any, agents: bool) -> list[Case]:
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda phase: begin(test, phase, agents),
+                             phases.PHASES))
+
+
+def settle(cases: list[Case]) -> list[tuple[str, str]]:
+    """Return libvirt's words for both ends of each when no job goes on."""
+    nodes = [gpu.node for gpu in cases[0].ends()]
+    seen: list[dict[str, dict[str, Any]]] = []
+
+    def settled() -> bool:
+        seen[:] = [look(node) for node in nodes]
+        return not any(guest['job'] for node in seen
+                       for guest in node.values())
+
+    wait.until('no job of a guest', settled, SETTLE_SECONDS,
+               nodes[0].console)
+    return [(_words(seen[0].get(case.guest.name)),
+             _words(seen[1].get(case.guest.name))) for case in cases]
+
+
+def _words(found: dict[str, Any] | None) -> str:
+    return f'{found["state"]} ({found["reason"]})' if found else 'none'

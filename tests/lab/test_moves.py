@@ -1,0 +1,111 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Guests with the lab's GPU move, or are refused, and lose nothing."""
+
+import sys
+
+from lab import node as node_
+from tests.lab import base
+from tests.lab import gpu as gpu_
+from tests.lab import guest as guest_
+from tests.lab import phases
+
+TRIPS = 10
+"""There and back."""
+
+class MovesTestCase(base.LabTestCase):
+
+    def _gpu(self, node: node_.Node, kind: str = gpu_.KIND) -> gpu_.GPU:
+        return gpu_.GPU(node, self.mdev(node, kind))
+
+    def _at_work(self, *gpus: gpu_.GPU) -> guest_.Guest:
+        guest = guest_.Guest(gpus[0].node, *(gpu.mdev for gpu in gpus))
+        for gpu in gpus:
+            gpu.work()
+        return guest
+
+    def _assert_intact(self, gpu: gpu_.GPU, beyond: int = 0) -> None:
+        gpu.await_work(beyond)
+        gpu.await_more()
+        digest, expected = gpu.digests()
+        self.assertEqual(expected, digest)
+
+    def test_ten_times_there_and_back(self) -> None:
+        here = self._gpu(self.one)
+        guest = self._at_work(here)
+        print('\nmove  seconds  downtime ms  device bytes', file=sys.stderr)
+        for number in range(2 * TRIPS):
+            to = self.one if number % 2 else self.two
+            # A device whose state has left is in STOP: each way needs a
+            # fresh one.
+            there = self._gpu(to)
+            result = self.assert_moves(guest, to, there.mdev)
+            job = result['job']
+            print(f'{number + 1:4}  {result["seconds"]:7.1f}'
+                  f'  {job["downtime"]:11}'
+                  f'  {job["vfio_data_transferred"]:12}', file=sys.stderr)
+            there.await_work(here.done())
+            here.remove()
+            here = there
+        self._assert_intact(here)
+
+    def test_two_guests_at_once(self) -> None:
+        gpus = [(self._gpu(self.one), self._gpu(self.two)) for _ in range(2)]
+        guests = [self._at_work(here) for here, _ in gpus]
+        moves = [self.begin(guest, self.two, there.mdev)
+                 for guest, (_, there) in zip(guests, gpus, strict=True)]
+        for move in moves:
+            result = move.result()
+            self.assertEqual('completed', result['outcome'], result)
+        for guest, (here, there) in zip(guests, gpus, strict=True):
+            self.assert_only_at(guest, self.two)
+            self._assert_intact(there, here.done())
+
+    def test_two_devices(self) -> None:
+        here = [self._gpu(self.one) for _ in range(2)]
+        there = [self._gpu(self.two) for _ in range(2)]
+        guest = self._at_work(*here)
+        self.assert_moves(guest, self.two, *(gpu.mdev for gpu in there))
+        for old, new in zip(here, there, strict=True):
+            self._assert_intact(new, old.done())
+
+    def test_two_devices_need_p2p(self) -> None:
+        here = [self._gpu(self.one) for _ in range(2)]
+        there = [self._gpu(self.two) for _ in range(2)]
+        for gpu in (here[1], there[1]):
+            gpu.set('migration/flags', '0x5')
+        guest = self._at_work(*here)
+        self.assert_refused(guest, self.two, *(gpu.mdev for gpu in there))
+        for gpu in here:
+            self._assert_intact(gpu)
+
+    def test_another_type_is_refused(self) -> None:
+        here, there = self._gpu(self.one), self._gpu(self.two, 'vgpu_lab-64')
+        guest = self._at_work(here)
+        self.assert_refused(guest, self.two, there.mdev)
+        self._assert_intact(here)
+
+    def test_the_operator_aborts(self) -> None:
+        here, there = self._gpu(self.one), self._gpu(self.two)
+        guest = self._at_work(here)
+        # Of what the source sends in pre-copy, nothing is read.
+        held = phases.Held(phases.PRE_COPY, there)
+        move = self.begin(guest, self.two, there.mdev)
+        held.reached(move)
+        self.one.run(f'virsh -q domjobabort {guest.name}')
+        held.release()
+        result = move.result()
+        self.assertEqual('failed', result['outcome'], result)
+        self.assertIn('abort', result['error'])
+        self.assert_only_at(guest, self.one)
+        self._assert_intact(here)
