@@ -113,11 +113,9 @@ def _run(command: list[str]) -> int:
 def _predict(args: argparse.Namespace) -> int:
     with lock.held():
         cluster.update(state_.running())
-        return subprocess.run(
-            [sys.executable, '-m', 'tests.lab.prediction',
-             '--moves', args.moves, '--seed', args.seed,
-             '--output', os.path.abspath(args.output)],
-            cwd=places.CHECKOUT, check=False).returncode
+        return _run([sys.executable, '-m', 'tests.lab.prediction',
+                     '--moves', args.moves, '--seed', args.seed,
+                     '--output', os.path.abspath(args.output)])
 
 
 def _ssh(args: argparse.Namespace) -> int:
