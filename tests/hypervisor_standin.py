@@ -77,6 +77,10 @@ class StandinHypervisor(hypervisor.Hypervisor):
     def ended_job(self, instance_uuid: str) -> dict[str, Any]:
         return self.final
 
+    def downtime_limit(self, instance_uuid: str) -> int:
+        self._answer()
+        return self.limits[-1] if self.limits else 300
+
     def limit_downtime(self, instance_uuid: str, milliseconds: int) -> None:
         self._answer()
         self.limits.append(milliseconds)

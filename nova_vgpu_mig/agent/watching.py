@@ -151,13 +151,14 @@ class Watching:
         host = self._node.hypervisor
         view, abilities = self.check(entry.instance_uuid), host.abilities()
         source.begin_record(record, view, abilities)
-        record.job = self._job(abilities, record)
-        self._node.journal.save_record(entry.migration_uuid, SOURCE,
-                                       record.as_dict())
-        made = self._make(self._node.journal.get(entry.migration_uuid,
-                                                 SOURCE))
+        # What is there is of an agent that has asked before: it knew the
+        # limit that was before ours.
+        record.job |= self._job(abilities, record)
+        made = self._make(dataclasses.replace(entry, record=record.as_dict()))
         assert isinstance(made, source.SourceWatch)
         made.hold()
+        self._node.journal.save_record(entry.migration_uuid, SOURCE,
+                                       made.record.as_dict())
         self._node.moves.add_watch(made)
         made.start()
         return made.record.as_dict()

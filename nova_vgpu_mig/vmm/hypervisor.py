@@ -184,6 +184,10 @@ class Hypervisor(abc.ABC):
         """Statistics of the guest's last job that ended; {} if unknown."""
 
     @abc.abstractmethod
+    def downtime_limit(self, instance_uuid: str) -> int:
+        """The downtime limit of the guest's next job, milliseconds."""
+
+    @abc.abstractmethod
     def limit_downtime(self, instance_uuid: str, milliseconds: int) -> None:
         """Set the downtime limit of a job that runs or is to come."""
 

@@ -85,6 +85,10 @@ class SourceWatch(watch.Watch):
 
         :raises hypervisor.HypervisorError: the guest can't be steered.
         """
+        if 'former_limit_ms' not in self._record.job:
+            former = self._host.downtime_limit(self._instance)
+            with self._progress.lock:
+                self._record.job['former_limit_ms'] = former
         if self._steer:
             self._set_limit(steering.HOLD_MS)
         else:
@@ -245,6 +249,7 @@ class SourceWatch(watch.Watch):
             self._record, begun=self._begun,
             aborting=self._aborting or self._given_up,
             final=self._final or self._host.ended_job(self._instance))
+        self._restore_limit()
         self._journal.move(self._uuid, SOURCE, State.RETURNED,
                            expected=State.ACTIVE,
                            record=self._progress.values())
@@ -252,6 +257,23 @@ class SourceWatch(watch.Watch):
         self._journal.settle(self._uuid, SOURCE)
         LOG.warning('migration %s has ended, the guest runs on here: %s',
                     self._uuid, reason)
+
+
+    def _restore_limit(self) -> None:
+        """Give the guest its limit back: libvirt itself goes back to ours.
+
+        With it, a migration that somebody begins by hand would never end.
+        """
+        former = self._record.job.get('former_limit_ms')
+        if former is None:
+            return
+        try:
+            self._host.limit_downtime(self._instance, former)
+        except hypervisor.HypervisorError as exc:
+            self._note(f'the downtime limit of libvirt may still be '
+                       f'{self._limit_ms or steering.HOLD_MS} ms instead of '
+                       f'{former} ms ({exc}): virsh migrate-setmaxdowntime '
+                       f'{self._instance} {former}')
 
 
 def begin_record(record: record_.MigrationRecord, view: hypervisor.View,

@@ -148,6 +148,11 @@ class LibvirtHypervisor(hypervisor.Hypervisor):
 
     # Steering
 
+    def downtime_limit(self, instance_uuid: str) -> int:
+        return int(self._domain('its downtime limit', instance_uuid,
+                                lambda binding, d:
+                                d.migrateGetMaxDowntime()))
+
     def limit_downtime(self, instance_uuid: str, milliseconds: int) -> None:
         self._domain('its downtime limit', instance_uuid,
                      lambda binding, d: d.migrateSetMaxDowntime(

@@ -149,6 +149,8 @@ class TestWatched(WatchedCase):
         self.until(request, phases.Phase.RETURNED, DESTINATION)
         self.assertEqual(['RETURNED', 'DROPPED'], self.states(request))
         self.assertTrue(self.free(self.b, request.destination_vf))
+        # What libvirt had before is what a migration by hand will find.
+        self.assertEqual(300, self.pair.source.limits[-1])
 
     def test_the_operator_aborts(self) -> None:
         request = self.prepared()
