@@ -28,6 +28,7 @@ one connection.
 from collections.abc import Callable
 import dataclasses
 import threading
+import time
 
 from nova_vgpu_mig.migration import frames
 from nova_vgpu_mig.migration import link
@@ -125,19 +126,20 @@ class Channel:
                 seconds: float | None = None) -> frames.Header:
         """Wait for the next frame; its body is still to be read.
 
-        :param seconds: for the whole header, instead of `silence_seconds`
-            between two bytes.
+        :param seconds: until its header is there, outages and what comes
+            unasked included, instead of `silence_seconds` between two bytes.
         :raises Interrupted: also when the peer never makes this end wait.
         :raises PeerFailed: a FAIL came, allowed or not.
         :raises ChannelError: lost, silent, or not what may come now.
         """
+        since = time.monotonic()
         while True:
             if self.patience.interrupted():
                 raise link.Interrupted
             line = self._line
             try:
                 self._tell(line)
-                head = self._take(line, allowed, seconds)
+                head = self._take(line, allowed, seconds, since=since)
                 if head is not None and (head.length
                                          or self._delivered(line, 0)):
                     return head
@@ -243,17 +245,15 @@ class Channel:
             pass  # What can still be received from it comes first.
 
     def _take(self, line: link.Line, allowed: frozenset[frames.Kind],
-              seconds: float | None,
-              verb: str = 'sent') -> frames.Header | None:
+              seconds: float | None, verb: str = 'sent',
+              since: float | None = None) -> frames.Header | None:
         """Take one header; None was an acknowledgement."""
-        data = line.exactly(frames.HEADER.size, seconds, verb)
+        data = line.exactly(frames.HEADER.size, seconds, verb, since)
         try:
             head = frames.decode_header(data, self._received,
                                         allowed | _ANY_TIME, self.bounds)
             if head.kind is frames.Kind.ACK:
-                with self._changed:
-                    if line is self._line:
-                        self._window.acknowledge(head.sequence)
+                self._acknowledged(line, head.sequence)
                 return None
         except frames.FrameError as exc:
             raise self.violation(exc) from exc
@@ -262,6 +262,21 @@ class Channel:
                 line.exactly(head.length)))
         self._reading, self._head, self._done = line, head, 0
         return head
+
+    def _acknowledged(self, line: link.Line, expected: int) -> None:
+        """Let go of what the peer has.
+
+        :raises FrameError: it says so again, or what can't be. Who waits
+            for a frame or for room must not be kept by a peer that repeats
+            itself.
+        """
+        with self._changed:
+            if line is not self._line or self._sealed:
+                return
+            if expected == self._window.first:
+                raise frames.FrameError(f'ACK of {expected}, which was '
+                                        f'acknowledged before')
+            self._window.acknowledge(expected)
 
     def _begin_again(self, line: link.Line) -> None:
         """A frame was cut off: take it anew, up to where it was read."""

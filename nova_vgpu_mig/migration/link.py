@@ -134,24 +134,30 @@ class Line:
                 views[0] = views[0][done:]
 
     def exactly(self, length: int, seconds: float | None = None,
-                verb: str = 'sent') -> bytes:
+                verb: str = 'sent', since: float | None = None) -> bytes:
         """As fill(), into new memory; `length` is a checked one."""
         data = bytearray(length)
-        self.fill(memoryview(data), seconds, verb)
+        self.fill(memoryview(data), seconds, verb, since)
         return bytes(data)
 
     def fill(self, view: memoryview, seconds: float | None = None,
-             verb: str = 'sent') -> None:
+             verb: str = 'sent', since: float | None = None) -> None:
         """Receive so many bytes.
 
         :param seconds: for all of them, instead of `silence_seconds`
             between two.
         :param verb: what the peer has not done when it is silent.
+        :param since: monotonic time from which `seconds` count, if not from
+            now.
         :raises Lost: the connection is gone.
         :raises ChannelError: the peer is silent.
         """
         began = time.monotonic()
+        if seconds is not None and since is not None:
+            began = since
         while view:
+            if seconds is not None and time.monotonic() - began >= seconds:
+                self._waited(began, verb, seconds)
             try:
                 got = self._sock.recv_into(view)
             except TimeoutError:
@@ -164,8 +170,6 @@ class Line:
             view = view[got:]
             if seconds is None:
                 began = time.monotonic()
-            elif time.monotonic() - began >= seconds:
-                self._waited(began, verb, seconds)
 
     def skip(self, length: int) -> None:
         """Receive so many bytes, and forget them."""

@@ -119,6 +119,42 @@ class ChannelTest(base.BaseTestCase):
         right.patience.interrupted = lambda: True
         self.assertRaises(link.Interrupted, right.receive, ALL)
 
+    def test_an_acknowledgement_of_nothing(self):
+        left, right = pair(self)
+        left.send(Kind.READY)
+        for _ in range(2):
+            right._line.send([frames.header(Kind.ACK, 0, 1)])
+        error = self.assertRaises(link.ChannelError, left.receive, ALL)
+        self.assertIn('acknowledged before', str(error))
+
+    def test_acknowledgements_do_not_lengthen_a_wait(self):
+        left, right = pair(self)
+        count, stop = 60, threading.Event()
+        for _ in range(count):
+            left.send(Kind.READY)
+
+        def acknowledge():
+            for sequence in range(1, count + 1):
+                if stop.wait(0.1):
+                    return
+                right._line.send([frames.header(Kind.ACK, 0, sequence)])
+
+        thread = threading.Thread(target=acknowledge)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(stop.set)
+        error = self.assertRaises(link.ChannelError, left.receive, ALL, 0.5)
+        self.assertIn('for 0.5 s', str(error))
+        self.assertLess(left._window.first, count)
+
+    def test_an_acknowledgement_after_the_seal(self):
+        left, right = pair(self)
+        left.send(Kind.READY)
+        left.seal()
+        right._line.send([frames.header(Kind.ACK, 0, 1)])
+        right.send(Kind.READY)
+        self.assertEqual(Kind.READY, left.receive(ALL).kind)
+
     def test_a_closed_connection_names_the_peer(self):
         left, right = pair(self)
         right.close()
