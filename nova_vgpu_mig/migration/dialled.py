@@ -75,7 +75,7 @@ class Dialled(channel.Channel):
         """The guest stands still: from here on all outages together may
         take no longer than this.
         """
-        self._left = min(self._left, seconds)
+        self._left = min(self.patience.reconnect_seconds, seconds)
         self._hurried = True
 
     def _greet(self, line: link.Line, kind: frames.Kind,

@@ -180,7 +180,13 @@ class DataServer:
                 channel = session.channel = accepted.Accepted(line)
         if head.kind is frames.Kind.RESUME:
             # Of a new one too: its HELLO may have been lost.
-            channel.resume(line, head.sequence)
+            try:
+                channel.resume(line, head.sequence)
+            except frames.FrameError:
+                if new:
+                    # Nobody serves it: the next one is the first.
+                    session.channel = None
+                raise
         elif not new:
             raise frames.FrameError(
                 f'migration {hello.migration_uuid} is connected already')
@@ -197,6 +203,7 @@ class DataServer:
             hello.ticket)
         if session is None or not right:
             raise frames.FrameError(
-                f'migration {hello.migration_uuid}: wrong ticket, or none '
-                f'was given out')
+                f'migration {hello.migration_uuid}: wrong ticket, or the '
+                f'move is not expected here, or no longer: the log of this '
+                f'agent says why it ended')
         return session

@@ -17,6 +17,7 @@ connection inside, or behind, one of them. It counts by itself what goes over
 it a second time, whatever the agents say about that.
 """
 
+from collections.abc import Callable
 import dataclasses
 import selectors
 import socket
@@ -92,6 +93,11 @@ class Proxy:
         """So many further connections are ended at once."""
         self.for_good = False
         """After a cut nothing gets through any more."""
+        self.half = False
+        """A cut ends the source's side only: the destination's looks alive.
+        """
+        self.before_the_next: Callable[[], object] = lambda: None
+        """Called after a cut, before anybody can connect again."""
         self.gone = False
         """After a cut nobody listens any more."""
         self.done = 0
@@ -103,6 +109,7 @@ class Proxy:
         self._next = 0
         self._listener = socket.create_server(('127.0.0.1', 0))
         self._ending = False
+        self._alive: list[socket.socket] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
         case.addCleanup(self.close)
 
@@ -115,6 +122,8 @@ class Proxy:
 
     def close(self) -> None:
         self._ending = True
+        while self._alive:
+            self._alive.pop().close()
         try:
             self._listener.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -181,9 +190,13 @@ class Proxy:
         self._counts.clear()
         if self.gone:
             self.close()
-        for sock in (source, target):
+        sides = [source] if self.half else [source, target]
+        if self.half:
+            self._alive.append(target.dup())
+        for sock in sides:
             if cut.reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             sock.close()
         self.done += 1
         self.cut.set()
+        self.before_the_next()

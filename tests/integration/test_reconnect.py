@@ -175,6 +175,17 @@ class BackTest(LossCase):
         self.assertEqual(1, done.reconnects)
         self.assertEqual(4, self.proxy.connections)
 
+    def test_the_destination_does_not_see_it(self):
+        self.wait(PATIENCE, PATIENCE)
+        self.limits = dataclasses.replace(self.limits,
+                                          downtime_seconds=PATIENCE)
+        move = self.lossy(Cut(Kind.UNIT, 1, 0.5), Cut(Kind.SWITCHOVER),
+                          Cut(Kind.STREAM, 1, 0.5), Cut(Kind.VERIFY, 1, 0.5))
+        self.proxy.half = True
+        done = move.source.run()
+        self.assert_moved(move, done)
+        self.assertEqual(4, done.reconnects)
+
     def test_strangers_do_not_touch_it(self):
         move = self.lossy()
         said = []
@@ -238,6 +249,15 @@ class ForGoodTest(LossCase):
         self.wait(0.0, 0.0)
         self.lost(Cut(Kind.UNIT), 'connection')
         self.assertEqual(1, self.proxy.connections)
+
+    def test_turned_off_at_the_destination(self):
+        self.wait(PATIENCE, 0.0)
+        # It has thrown everything away before the source is there again.
+        move = self.lossy(Cut(Kind.UNIT))
+        self.proxy.before_the_next = lambda: move.destination.wait(PATIENCE)
+        done = move.source.run()
+        self.assertIn('or no longer', done.reason)
+        self.assert_returned(move, done)
 
     def test_the_agent_has_ended(self):
         move = self.lossy(Cut(Kind.UNIT, 1, 0.5))

@@ -213,7 +213,8 @@ class ServerTest(base.BaseTestCase):
         made = dialled.Dialled.connect(
             *self.server.address,
             frames.Hello(number or self.uuid, bytes.fromhex(ticket)),
-            connect_seconds=PATIENCE, patience=link.Patience(PATIENCE))
+            connect_seconds=PATIENCE,
+            patience=link.Patience(PATIENCE, PATIENCE))
         self.addCleanup(made.close)
         return made
 
@@ -228,6 +229,29 @@ class ServerTest(base.BaseTestCase):
         right = self.came.get(timeout=PATIENCE)
         right.send(Kind.READY)
         self.assertEqual(Kind.READY, left.receive(ALL).kind)
+
+    def test_an_earlier_outage_does_not_count(self):
+        left = self.connect(self.server.expect(self.uuid, self.came.put))
+        right = self.came.get(timeout=PATIENCE)
+        left._left = 0.0  # The last one, in pre-copy, took all there was.
+        left.hurry(PATIENCE)
+        left._line.hang_up()
+        left.send(Kind.BEGIN, bytes(frames.lengths(
+            Kind.BEGIN, frames.Bounds()).start))
+        self.assertEqual(Kind.BEGIN, right.receive(ALL).kind)
+
+    def test_refused_before_it_began(self):
+        ticket = self.server.expect(self.uuid, self.came.put)
+        line = link.Line.dial(*self.server.address, PATIENCE,
+                              link.Patience(PATIENCE))
+        self.addCleanup(line.close)
+        body = frames.encode_hello(
+            frames.Hello(self.uuid, bytes.fromhex(ticket)))
+        line.send([frames.header(Kind.RESUME, len(body), 7), body])
+        self.assertEqual(Kind.FAIL, line.exactly(frames.HEADER.size)[0])
+        self.assertTrue(self.came.empty())
+        self.connect(ticket)
+        self.came.get(timeout=PATIENCE)
 
     def test_each_migration_its_own(self):
         other = str(uuid.uuid4())
