@@ -73,11 +73,12 @@ destination's ``data_host`` and the firewall between the hosts.
         min=0.1,
         help="""
 Seconds that the other agent may neither take nor send a byte of the state
-before the connection counts as lost.
+before it is given up.
 
-An agent that is silent is not waited for any longer: before the commit, the
-move fails and the VM goes on at the source. See ``reconnect_timeout`` for a
-connection that breaks.
+Before the commit, the move fails and the VM goes on at the source. A network
+that drops everything without a word looks the same: only a connection that
+breaks, so that the kernel says so, is connected again, see
+``reconnect_timeout``.
 """),
     cfg.FloatOpt(
         'reconnect_timeout',
