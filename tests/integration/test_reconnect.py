@@ -273,24 +273,23 @@ class ForGoodTest(LossCase):
         self.assert_returned(move, done)
 
     def test_the_window_is_gone(self):
-        move = self.lossy(Cut(Kind.UNIT, 3))
-        move.on_phase[Phase.PRECOPY] = self.forget(move)
+        move = self.lossy(Cut(Kind.UNIT, 3, 0.5))
+        move.on_phase[Phase.PRECOPY] = lambda: self.forget(
+            move.source._export.channel)
         done = move.source.run()
         self.assertIn('is held any more', done.reason)
+        self.assertTrue(self.proxy.cut.is_set())
         self.assert_returned(move, done)
 
-    def forget(self, move):
-        def action():
-            held = move.source._export.channel._window
-            true = held.hold
+    def forget(self, channel):
+        """Before it connects again: the peer's own words are not mocked."""
+        true = channel._redial
 
-            def hold(parts):
-                true(parts)
-                if self.proxy.done or held.next > 2:
-                    held.acknowledge(held.next)
+        def redial(lost):
+            channel._window.acknowledge(channel._window.next)
+            return true(lost)
 
-            held.hold = hold
-        return action
+        channel._redial = redial
 
 
 class AbortTest(LossCase):
