@@ -19,7 +19,6 @@ with its data.
 
 import pathlib
 import socket
-import subprocess
 
 from lab import network
 from lab import places
@@ -48,15 +47,18 @@ def stop() -> None:
     processes.end(_data())
 
 
-def start(port: int, password: str) -> subprocess.Popen[bytes]:
-    """Start it; await_answer() says when it can be used."""
+def start(port: int, password: str) -> None:
+    """Start it; await_answer() says when it can be used.
+
+    Nobody's child: it outlives a test that has started it again.
+    """
     home = log().parent
     home.mkdir(exist_ok=True)
     (home / 'rabbitmq.conf').write_text(
         f'default_user = lab\ndefault_pass = {password}\n'
         'loopback_users = none\n')
     distribution, epmd = network.free_ports(2)
-    return processes.start([SERVER], log(), {
+    processes.start(['setsid', '--fork', SERVER], log(), {
         'HOME': str(home),
         'RABBITMQ_NODENAME': 'lab@localhost',
         'RABBITMQ_NODE_IP_ADDRESS': '127.0.0.1',
@@ -71,7 +73,7 @@ def start(port: int, password: str) -> subprocess.Popen[bytes]:
         'RABBITMQ_ENABLED_PLUGINS_FILE': str(home / 'plugins'),
         'RABBITMQ_CONF_ENV_FILE': '/dev/null',
         'RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS': '+sbwt none +S 2:2',
-    })
+    }).wait()
 
 
 def await_answer(port: int) -> None:

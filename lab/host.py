@@ -26,8 +26,8 @@ from lab import progress
 COMMANDS = {
     'debootstrap': 'debootstrap', 'mkfs.ext4': 'e2fsprogs',
     'qemu-system-x86_64': 'qemu-system-x86', 'setpriv': 'util-linux',
-    'ssh': 'openssh-client', 'ssh-keygen': 'openssh-client',
-    'unshare': 'util-linux'}
+    'setsid': 'util-linux', 'ssh': 'openssh-client',
+    'ssh-keygen': 'openssh-client', 'unshare': 'util-linux'}
 
 
 def require_root() -> None:
