@@ -148,13 +148,19 @@ def _clean(args: argparse.Namespace) -> int:
     return 0
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _terminated(number: int, frame: object) -> None:
+    # What follows takes seconds; a second one would only break it off.
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     args = _parser().parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, _terminated)
     try:
         host.require_root()
