@@ -107,14 +107,22 @@ class Story:
             vm.guest('workload', name=options.workload, seed=options.seed,
                      fill_percent=FILL_PERCENT)
         self.neighbour.guest('workload', name='video', seed=options.seed + 1)
-        for vm in (self.mover, self.twin):
-            vm.guest('wait', frame=0 if options.workload == 'idle' else 3)
+        self._wait_for_work()
         self.display.step(
             f'{options.workload} runs on {self.mover.vf} ("mover") and, the '
             f'same from the same seed, on {self.twin.vf} ("twin"), which '
             'stays')
         self._source_vf = self.mover.vf
         self._started = cloud.server(self.mover.server_id)
+
+    def _wait_for_work(self) -> None:
+        """Return when what runs is the workload, and not its set-up."""
+        # An idle one has no frame to wait for: it is ready once it has
+        # filled its frame buffer.
+        reached = ({'frame': 3} if self.options.workload in ENGINES
+                   else {'phase': 'ready'})
+        for vm in (self.mover, self.twin):
+            vm.guest('wait', **reached)
 
     def _vm(self, name: str, host: str) -> vm_.VM:
         server = self._cloud.boot(name, host,
@@ -280,7 +288,9 @@ class Story:
 
     def _tell_slices(self, samples: list[slices.Sample]) -> None:
         rows = []
-        for vm, host in ((self.twin, SOURCE), (self.neighbour, GOOD)):
+        for vm, host, has_work in (
+                (self.twin, SOURCE, self.options.workload in ENGINES),
+                (self.neighbour, GOOD, True)):
             # Before, during and after; what lies between them is Nova's.
             rates = slices.rates(samples, host, vm.vf)[::2]
             lasted = samples[3].at - samples[2].at
@@ -288,6 +298,7 @@ class Story:
                          [round(rate) for rate in rates]))
             self.report.slices.append({
                 'vf': vm.vf, 'of': vm.name, 'host': host,
+                'has_work': has_work,
                 'before': rates[0], 'during': rates[1], 'after': rates[2],
                 'expected_during': rates[0] * lasted})
         self.display.slices(rows)

@@ -147,7 +147,15 @@ class SuccessTest(DemoCase):
         self.assertEqual(2, len(report['comparisons']))
 
     def test_idle(self):
-        self.assert_moved(self.report(0, '--workload', 'idle'))
+        # Filling so much takes longer than it takes to ask for the move.
+        report = self.report(0, '--workload', 'idle',
+                             '--frame-buffer', '512')
+        self.assert_moved(report)
+        slices = {row['of']: row for row in report['slices']}
+        self.assertFalse(slices['twin']['has_work'])
+        # Its set-up is over, or "before" would be that of the set-up.
+        self.assertEqual(0, slices['twin']['before'])
+        self.assertTrue(slices['neighbour']['has_work'])
 
     def test_compute(self):
         self.assert_moved(self.report(0, '--workload', 'compute'))
