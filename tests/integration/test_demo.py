@@ -12,9 +12,9 @@
 
 """The demo as a user runs it: its exit status, its record, what it leaves."""
 
-import configparser
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,11 +40,9 @@ sys.exit(__main__.main())
 
 
 def environment():
-    """Return what `tox -e demo` sets."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(ROOT / 'tox.ini')
-    lines = parser['testenv:demo']['set_env'].split()
-    return dict(line.split('=', 1) for line in lines)
+    """Return what `tools/demo` sets."""
+    script = (ROOT / 'tools' / 'demo').read_text()
+    return dict(re.findall(r'^    ([A-Z_]+)=(\S+)', script, re.MULTILINE))
 
 
 def processes_with(text):
