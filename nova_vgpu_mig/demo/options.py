@@ -47,21 +47,23 @@ def _number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r}: a number') from None
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: must be a whole number') from None
 
 
 def _mib(text: str) -> int:
     value = _number(text)
     if not LEAST_MIB <= value <= MOST_MIB or value % 2:
         raise argparse.ArgumentTypeError(
-            f'{value} MiB: an even number from {LEAST_MIB} to {MOST_MIB}')
+            f'{value} MiB: must be an even number from {LEAST_MIB} to '
+            f'{MOST_MIB}')
     return value
 
 
 def _positive(text: str) -> int:
     value = _number(text)
     if value <= 0:
-        raise argparse.ArgumentTypeError(f'{value}: more than 0')
+        raise argparse.ArgumentTypeError(f'{value}: must be more than 0')
     return value
 
 

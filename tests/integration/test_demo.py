@@ -224,7 +224,14 @@ class OptionsTest(DemoCase):
         self.assertNotIn('Traceback', done.stderr)
 
     def test_size(self):
-        self.refused('an even number from 16', '--frame-buffer', '3')
+        self.refused('3 MiB: must be an even number from 16',
+                     '--frame-buffer', '3')
+
+    def test_limit(self):
+        self.refused('-3: must be more than 0', '--limit-ms', '-3')
+
+    def test_no_number(self):
+        self.refused("'x': must be a whole number", '--seed', 'x')
 
     def test_workload(self):
         self.refused('invalid choice', '--workload', 'mining')
