@@ -68,6 +68,15 @@ PARTS = {
 }
 """What goes on in each part of the downtime."""
 
+FITS = {True: ('fits', 'green'), False: ('does not fit', 'red'),
+        None: ('can not be said yet', 'yellow')}
+"""Of a plan's `fits`: word and style. Only False refuses a move."""
+
+ROUNDS_LEGEND = (
+    "zero: told, not sent; sections: the rest of the GPU's state; dirtied "
+    'at least: dirty at its end / ms')
+"""'At least', because what was written twice in a round is dirty once."""
+
 PLAIN_WIDTH = 100
 """Columns where there is neither a terminal nor COLUMNS to ask."""
 
@@ -143,14 +152,19 @@ class Display:
             ('rule', 'left'), ('source', 'left'), ('destination', 'left')),
             lines)
 
-    def plan(self, plan: Mapping[str, Any]) -> None:
-        fits = 'fits' if plan['fits'] else 'does not fit'
+    def plan(self, plan: Mapping[str, Any], taken: bool = True) -> None:
+        """Print a plan, and its reason where it is not a plain yes.
+
+        :param taken: whether there is a host that could take the VM.
+        """
+        fits, style = FITS[plan['fits']]
         self.step(
-            f'plan: {mib(plan["bytes"])} MiB in '
+            f'plan{"" if taken else ", if a host could take it"}: '
+            f'{mib(plan["bytes"])} MiB in '
             f'{milliseconds(plan["seconds"])} ms, downtime '
             f'{plan["downtime_ms"]:,.0f} ms; limit '
-            f'{plan["limit_ms"]:,.0f} ms: {fits}',
-            'green' if plan['fits'] else 'red')
+            f'{plan["limit_ms"]:,.0f} ms: {fits}'
+            + ('' if plan['fits'] else f': {plan["reason"]}'), style)
 
     def moving(self, record: migration_record.MigrationRecord) -> None:
         """Draw the bar for a move under way; call it as often as wished."""
@@ -191,14 +205,14 @@ class Display:
                 '-' if row.stop_copy else mib(dirty * row.seconds),
                 '-' if row.stop_copy else mib(dirty),
                 milliseconds(row.predicted_downtime_seconds)))
-        # What was written twice in a round is dirty once at its end.
         self._table('Rounds', (
             ('round', 'right'), ('frame buffer MiB', 'right'),
             ('zero MiB', 'right'), ('sections MiB', 'right'),
             ('guest RAM MiB', 'right'), ('ms', 'right'),
             ('dirty at its end MiB', 'right'),
             ('dirtied at least MiB/s', 'right'),
-            ('predicted downtime ms', 'right')), lines, broken_off(record))
+            ('predicted downtime ms', 'right')), lines,
+            '\n'.join(filter(None, (broken_off(record), ROUNDS_LEGEND))))
 
     def downtime(self, record: migration_record.MigrationRecord) -> None:
         """Print it by part; of a switchover that failed, how far it came."""
@@ -250,10 +264,20 @@ class Display:
                 for what, moved, stayed, equal in rows))
 
     def checks(self, rows: Iterable[tuple[str, bool, str]]) -> None:
-        """Print what was promised, whether it held, and what was seen."""
+        """Print what was promised, whether it held, and what was seen.
+
+        Where some did not, a last line counts them: they may have scrolled
+        away.
+        """
+        rows = list(rows)
         for promise, held, seen in rows:
             mark = '[green]ok[/green]  ' if held else '[red]FAIL[/red]'
             self._hang(f'  {mark} ', rich_text.Text(f'{promise}: {seen}'))
+        broken = sum(not held for _, held, _ in rows)
+        if broken:
+            self.console.print()
+            self._hang('', rich_text.Text(
+                f'{broken} of {len(rows)} promises not kept', 'red'))
 
 
 def unfinished_bytes(record: migration_record.MigrationRecord) -> int:

@@ -84,7 +84,8 @@ class Promises:
         wanted = SOURCE if stays(self.options) else GOOD
         report.check(f'it runs on {wanted}', host == wanted, host)
         assert report.migration is not None
-        self._check_outcome(str(report.migration['status']))
+        self._check_outcome(str(report.migration['status']),
+                            server['status'])
         status = mover.status()
         report.check('no GPU job timed out in the guest (TDR)',
                      status['tdr_events'] == 0, status['tdr_events'])
@@ -93,11 +94,13 @@ class Promises:
             report.checks.append(went_on)
         self._check_reservations()
 
-    def _check_outcome(self, status: str) -> None:
+    def _check_outcome(self, status: str, vm_status: str) -> None:
         report, options = self.report, self.options
         if options.only_incompatible:
-            report.check('Nova found no host, and moved nothing',
-                         status == 'error', status)
+            report.check(
+                'Nova found no host, and moved nothing', status == 'error',
+                f"{status} is the status of Nova's migration record, the VM "
+                f'is {vm_status}')
             texts = ' '.join(report.refusals)
             report.check("the server's events name each host's reason",
                          all(f'{host}: firmware' in texts

@@ -153,7 +153,8 @@ class Story:
         self.report.plan = cloud.agents.plan(
             cloud.context, SOURCE, self.mover.server_id, self.mover.vf,
             self.options.limit_ms)
-        self.display.plan(self.report.plan)
+        self.display.plan(self.report.plan,
+                          any(judged.compatible for _, _, judged in rows))
 
     # The move
 
@@ -249,8 +250,12 @@ class Story:
         assert report.migration is not None
         server = cloud.server(self.mover.server_id)
         host = cloud.host_of(self.mover.server_id)
-        display.step(f'Nova: migration {report.migration["status"]}; mover '
-                     f'is {server["status"]} on {host}')
+        status = report.migration['status']
+        display.step(
+            f'Nova: migration {status}'
+            + (" (the status of Nova's migration record, not of the VM)"
+               if status == 'error' else '')
+            + f'; mover is {server["status"]} on {host}')
         report.refusals = cloud.refusals(self.mover.server_id)
         for text in report.refusals:
             display.step(f"in Nova's events: {text}", 'yellow')

@@ -166,6 +166,12 @@ class TestTrue(Base):
                   if line.split()[:1] == ['2']]
         self.assertEqual(['250.0', '163.0', '652.0', '436.4'], row[5:])
 
+    def test_columns_are_explained(self) -> None:
+        self.display().rounds(made())
+        below = ' '.join(self.words)
+        for column in ('zero:', 'sections:', 'dirtied at least:'):
+            self.assertIn(column, below)
+
     def test_broken_off_switchover(self) -> None:
         self.display(160).rounds(failed())
         self.assertIn('The stop-copy was broken off: 12.0 MiB of it had been '
@@ -192,6 +198,46 @@ class TestTrue(Base):
 
     def test_every_part_of_the_downtime_is_told(self) -> None:
         self.assertEqual(PARTS, tuple(display.PARTS))
+
+
+class TestChecks(Base):
+    """What does not hold is counted where one looks last."""
+
+    def test_broken_ones_are_counted_in_the_last_line(self) -> None:
+        self.display().checks([('a', True, '1'), ('b', False, '2'),
+                               ('c', False, '3')])
+        self.assertEqual('2 of 3 promises not kept', self.lines[-1])
+
+    def test_nothing_to_count(self) -> None:
+        self.display().checks([('a', True, '1')])
+        self.assertEqual(['  ok   a: 1'], self.lines)
+
+
+class TestPlan(Base):
+    """Not known yet is neither of the other two."""
+
+    def plan(self, fits: bool | None, **kwargs: bool) -> str:
+        self.display(200).plan({
+            'bytes': 45 * MIB, 'seconds': 0.25, 'downtime_ms': 281.0,
+            'limit_ms': 5.0, 'fits': fits, 'reason': 'because of [x]'},
+            **kwargs)
+        return self.out.getvalue().strip()
+
+    def test_fits(self) -> None:
+        self.assertTrue(self.plan(True).endswith(
+            'plan: 45.0 MiB in 250.0 ms, downtime 281 ms; limit 5 ms: fits'))
+
+    def test_does_not_fit(self) -> None:
+        self.assertTrue(self.plan(False).endswith(
+            'limit 5 ms: does not fit: because of [x]'))
+
+    def test_not_known_yet(self) -> None:
+        self.assertTrue(self.plan(None).endswith(
+            'limit 5 ms: can not be said yet: because of [x]'))
+
+    def test_no_host(self) -> None:
+        self.assertIn('plan, if a host could take it: 45.0 MiB',
+                      self.plan(True, taken=False))
 
 
 class TestWidths(unittest.TestCase):
