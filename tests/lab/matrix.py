@@ -19,14 +19,10 @@ import dataclasses
 class Row:
     fault: str
     phase: str
-    outcome: str
-    """The client's."""
-
+    client: str
     source: str
     destination: str
-    seconds: float
-    """From the fault until libvirt's call had returned, as far as it did
-    not before."""
+    agents: str
 
 
 _rows: list[Row] = []
@@ -39,14 +35,9 @@ def add(row: Row) -> None:
 def text() -> str:
     """Return it with a heading and a line for each row."""
     heads = [field.name for field in dataclasses.fields(Row)]
-    lines = [heads, *([_cell(value) for value in dataclasses.astuple(row)]
-                      for row in _rows)]
+    lines = [heads, *(list(dataclasses.astuple(row)) for row in _rows)]
     widths = [max(len(line[column]) for line in lines)
               for column in range(len(heads))]
     return '\n'.join('  '.join(
         cell.ljust(width) for cell, width in zip(line, widths, strict=True)
     ).rstrip() for line in lines)
-
-
-def _cell(value: object) -> str:
-    return f'{value:.0f}' if isinstance(value, float) else str(value)

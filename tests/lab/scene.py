@@ -36,6 +36,7 @@ SETTLE_SECONDS = 180
 LIMIT_MS = 60000
 """Nothing here is about steering: each move shall get through its phases."""
 
+_JOURNALS = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.journals'
 _LOOK = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.look'
 
 
@@ -60,7 +61,7 @@ class Case:
         return self.source, self.destination
 
 
-def begin(test: Any, phase: phases.Phase, agents: bool) -> Case:
+def begin(test: Any, phase: phases.Phase) -> Case:
     """Begin a move of a new guest and return when it is held.
 
     :param test: a base.LabTestCase.
@@ -71,15 +72,15 @@ def begin(test: Any, phase: phases.Phase, agents: bool) -> Case:
     source.work()
     held = phases.Held(
         phase, source if phase.side is phases.Side.SOURCE else there)
-    move = test.begin(guest, test.two, there.mdev, agents=agents,
+    move = test.begin(guest, test.two, there.mdev, agents=True,
                       limit_ms=LIMIT_MS)
     held.reached(move)
     return Case(phase, guest, source, there, held, move)
 
 
-def begin_all(test: Any, agents: bool) -> list[Case]:
+def begin_all(test: Any) -> list[Case]:
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda phase: begin(test, phase, agents),
+        return list(pool.map(lambda phase: begin(test, phase),
                              phases.PHASES))
 
 
@@ -97,6 +98,52 @@ def settle(cases: list[Case]) -> list[tuple[str, str]]:
                nodes[0].console)
     return [(_words(seen[0].get(case.guest.name)),
              _words(seen[1].get(case.guest.name))) for case in cases]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the agents of both ends say of one move."""
+
+    settled: bool
+    """At both ends."""
+
+    outcomes: tuple[str, ...]
+    notes: tuple[str, ...]
+    free: dict[str, list[str]]
+    """The VFs that are free, by host."""
+
+    def words(self) -> str:
+        return f'{"settled" if self.settled else "open"}: ' + \
+            ', '.join(sorted(set(self.outcomes)))
+
+
+def reports(cases: list[Case]) -> list[Report]:
+    """Return them when each move is settled, or has a note why it is not."""
+    found: list[Report] = []
+    command = ' '.join([_JOURNALS, *(case.move.uuid for case in cases)])
+
+    def known() -> bool:
+        done = cases[0].source.node.attempt(command)
+        if done.returncode:
+            # An agent that was killed a moment ago, or the broker.
+            return False
+        said = json.loads(done.stdout.splitlines()[-1])
+        found[:] = [_report(said, case.move.uuid) for case in cases]
+        return all(report.settled or report.notes for report in found)
+
+    wait.until('each move is settled, or known why not', known,
+               SETTLE_SECONDS, cases[0].source.node.console)
+    return found
+
+
+def _report(said: dict[str, Any], uuid: str) -> Report:
+    entries = [entry for entry in said['entries'] if entry['uuid'] == uuid]
+    return Report(
+        settled=len(entries) == 2
+        and all(entry['settled'] for entry in entries),
+        outcomes=tuple(str(entry['outcome']) for entry in entries),
+        notes=tuple(note for entry in entries for note in entry['notes']),
+        free=said['free'])
 
 
 def _words(found: dict[str, Any] | None) -> str:
