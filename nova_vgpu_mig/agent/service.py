@@ -37,6 +37,7 @@ from nova_vgpu_mig.agent import startup
 from nova_vgpu_mig.agent import steps as agent_steps
 from nova_vgpu_mig.agent import views as agent_views
 from nova_vgpu_mig.conf import agent as agent_conf
+from nova_vgpu_mig.conf import libvirt as libvirt_conf
 from nova_vgpu_mig.migration import recovery as recovery_
 from nova_vgpu_mig.vmm import hypervisor as hypervisor_
 from nova_vgpu_mig.vmm.libvirt import driver as libvirt_driver
@@ -107,8 +108,11 @@ class Agent:
         port.start()
         self._closing.callback(self._hypervisor.close)
         if why := self._hypervisor.available():
-            LOG.info('%s; no VM in QEMU is moved with a GPU VF until then.',
-                     why)
+            # No libvirt at all is the operator's choice.
+            expected = bool(self._conf[libvirt_conf.GROUP].uri)
+            LOG.log(logging.WARNING if expected else logging.INFO,
+                    '%s; no VM in QEMU is moved with a GPU VF until then.',
+                    why)
         driver = startup.load_driver(self._conf)
         self._closing.callback(driver.close)
         node = node_.Node(

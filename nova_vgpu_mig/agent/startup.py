@@ -26,6 +26,7 @@ import oslo_messaging
 
 from nova_vgpu_mig.agent import rpcapi
 from nova_vgpu_mig.conf import agent as agent_conf
+from nova_vgpu_mig.conf import libvirt as libvirt_conf
 from nova_vgpu_mig.conf import migration as migration_conf
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.gpu import registry as gpu_registry
@@ -38,7 +39,7 @@ class CannotStart(Exception):
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
-    for module in (agent_conf, migration_conf):
+    for module in (agent_conf, libvirt_conf, migration_conf):
         module.register_opts(conf)
 
 
@@ -107,7 +108,7 @@ def examine(conf: cfg.ConfigOpts) -> None:
     """
     register_opts(conf)
     try:
-        for module in (agent_conf, migration_conf):
+        for module in (agent_conf, libvirt_conf, migration_conf):
             for option in module.OPTS:
                 # Read from a file, a value is looked at only when used.
                 getattr(conf[module.GROUP], option.dest)

@@ -19,11 +19,13 @@ import uuid
 
 from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.agent import node
+from nova_vgpu_mig.agent import service
 from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record
 from tests import gpu_lab
+from tests import hypervisor_standin
 from tests.unit.agent import agents
 
 
@@ -42,6 +44,25 @@ class TestVMM(agents.AgentsCase):
         folder.mkdir()
         gpu_lab.until(lambda: carriers() == ['agent'],
                       'the VMM port to be found')
+
+
+class TestLibvirt(agents.AgentsCase):
+
+    def level(self, uri: str) -> str:
+        """At which an agent that reaches no libvirt says so."""
+        self.a.stop()
+        self.a.conf.set_override('uri', uri, 'vgpu_mig_libvirt')
+        self.a.hypervisor = found = hypervisor_standin.StandinHypervisor()
+        found.down = 'no socket'
+        with self.assertLogs(service.LOG, 'INFO') as caught:
+            self.a.start()
+        level, = (record.levelname for record in caught.records
+                  if 'no VM in QEMU' in record.getMessage())
+        return level
+
+    def test_a_warning_where_one_is_expected(self) -> None:
+        self.assertEqual('WARNING', self.level('qemu:///system'))
+        self.assertEqual('INFO', self.level(''))
 
 
 class TestStart(agents.AgentsCase):
