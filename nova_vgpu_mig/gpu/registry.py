@@ -22,6 +22,10 @@ class NoGPUDriver(Exception):
 
 DRIVERS: plugins.Family[contract.GPUDriver] = plugins.Family(
     'GPU driver', 'nova_vgpu_mig.gpu_drivers', NoGPUDriver,
-    'Check that the SR-IOV host driver is loaded and its VFs are enabled, '
-    'and, for the software GIM, that it runs under [software_gim] '
-    'runtime_dir.')
+    'Each needs something else. gim: AMD SMI\'s host library, importable for '
+    'the agent\'s Python, and a GPU in GIM\'s charge. vfio: the directory '
+    '/dev/vfio, and in sysfs a VF that is bound to the VFIO driver of its '
+    'vendor (vfio-pci migrates none), or a parent of mediated devices. '
+    'software: a software GIM that runs, with its socket in [software_gim] '
+    'runtime_dir. "nova-vgpu-mig-status upgrade check" looks further at the '
+    'first two.')

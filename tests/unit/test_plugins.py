@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+from importlib import metadata
 import unittest
 
 from oslo_config import cfg
@@ -51,6 +52,11 @@ class BestTest(unittest.TestCase):
             registry.DRIVERS.best([broken, Driver('c', 0)])
         self.assertIn('broken failed: no library', str(caught.exception))
         self.assertIn('c does not fit', str(caught.exception))
+
+    def test_each_driver_is_told_what_it_needs(self):
+        for entry in metadata.entry_points(
+                group=registry.DRIVERS.namespace):
+            self.assertIn(f'{entry.name}: ', registry.DRIVERS.advice)
 
     def test_nothing_installed(self):
         with self.assertRaises(registry.NoGPUDriver) as caught:
