@@ -19,6 +19,8 @@ from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
 
 from nova_vgpu_mig.conf import agent as agent_conf
+from nova_vgpu_mig.conf import libvirt as libvirt_conf
+from nova_vgpu_mig.conf import vfio as vfio_conf
 from nova_vgpu_mig.gpu.gim import library
 from nova_vgpu_mig.status import agent
 from nova_vgpu_mig.status import amd
@@ -26,6 +28,8 @@ from nova_vgpu_mig.status import hypervisor
 from nova_vgpu_mig.status import kernel
 from nova_vgpu_mig.status import machine as machine_
 from nova_vgpu_mig.status import outcome
+from nova_vgpu_mig.vmm import hypervisor as hypervisor_
+from nova_vgpu_mig.vmm.libvirt import driver
 
 _LIBVIRT = ('libvirtd', 'virtqemud', 'virsh')
 _QEMU = ('qemu-system-x86_64', '/usr/libexec/qemu-kvm', 'qemu-kvm')
@@ -35,11 +39,17 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]
     """What `nova-vgpu-mig-status upgrade check` looks at."""
 
     def __init__(self, conf: cfg.ConfigOpts,
-                 machine: machine_.Machine | None = None) -> None:
-        """:param conf: read when a check runs, not before."""
-        agent_conf.register_opts(conf)
+                 machine: machine_.Machine | None = None,
+                 hypervisor: hypervisor_.Hypervisor | None = None) -> None:
+        """
+        :param conf: read when a check runs, not before.
+        :param hypervisor: another one than this host's libvirt, for tests.
+        """
+        for module in (agent_conf, libvirt_conf, vfio_conf):
+            module.register_opts(conf)
         self._conf = conf
         self._machine = machine or machine_.Machine()
+        self._hypervisor = hypervisor or driver.LibvirtHypervisor(conf)
         self._gpus = self._machine.gpus()
 
     def _journal(self) -> outcome.Result:
@@ -56,10 +66,29 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]
 
     def _libvirt(self) -> outcome.Result:
         return hypervisor.libvirt(self._machine.version(_LIBVIRT),
-                                  bool(self._gpus))
+                                  bool(self._gpus), bool(self._uri()))
+
+    def _uri(self) -> str:
+        return str(self._conf[libvirt_conf.GROUP].uri)
+
+    def _reached(self) -> outcome.Result:
+        try:
+            return hypervisor.reached(self._uri(),
+                                      self._hypervisor.available())
+        finally:
+            self._hypervisor.close()
 
     def _qemu(self) -> outcome.Result:
-        return hypervisor.qemu(self._machine.version(_QEMU))
+        return hypervisor.qemu(self._machine.version(_QEMU),
+                               bool(self._uri()))
+
+    def _rights(self) -> outcome.Result:
+        files = self._machine.vfio_files()
+        command = str(self._conf[vfio_conf.GROUP].helper_command)
+        asked = command and not all(files.values())
+        return kernel.vfio_rights(
+            files, command, self._machine.helper(command) if asked else '',
+            bool(self._gpus or self._uri()))
 
     def _kernel(self) -> outcome.Result:
         if not self._gpus:
@@ -111,7 +140,9 @@ class Checks(upgradecheck.UpgradeCommands):  # type: ignore[misc]
         ('Journal of the agent', _journal),
         ('Address of the agent', _data_host),
         ('libvirt', _libvirt),
+        ('libvirt, for the agent', _reached),
         ('QEMU', _qemu),
+        ('Rights to VFIO devices', _rights),
         ('AMD: kernel', _kernel),
         ('AMD: iommufd', _iommufd),
         ('AMD: dirty tracking of the IOMMU', _dirty_tracking),

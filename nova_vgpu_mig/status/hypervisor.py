@@ -20,18 +20,32 @@ NOVA_QEMU = (8, 2, 2)
 
 IOMMUFD_LIBVIRT = (12, 1, 0)
 
+_NOT_EXPECTED = ('[vgpu_mig_libvirt] uri is empty, so that no VM in QEMU is '
+                 'moved with a GPU VF')
+
 
 def _text(version: tuple[int, ...]) -> str:
     return '.'.join(map(str, version))
 
 
-def libvirt(version: str | None, amd: bool) -> outcome.Result:
+def _none(program: str, expected: bool) -> outcome.Result:
+    if not expected:
+        return outcome.success(f'Not checked: {_NOT_EXPECTED}.')
+    return outcome.warning(
+        f'Not checked: no {program} was found in the PATH of this user. '
+        f'Install it, or set [vgpu_mig_libvirt] uri to nothing if no VM in '
+        f'QEMU is to be moved with a GPU VF.')
+
+
+def libvirt(version: str | None, amd: bool, expected: bool
+            ) -> outcome.Result:
     """
     :param version: None where there is no libvirt.
     :param amd: whether the host has AMD GPUs with VFs.
+    :param expected: whether the agent is to use one.
     """
     if version is None:
-        return outcome.success('Not checked: no libvirt was found here.')
+        return _none('libvirt', expected)
     if outcome.older(version, NOVA_LIBVIRT):
         return outcome.failure(
             f'libvirt {version}: Nova moves VFs with '
@@ -45,10 +59,28 @@ def libvirt(version: str | None, amd: bool) -> outcome.Result:
     return outcome.success(f'libvirt {version}.')
 
 
-def qemu(version: str | None) -> outcome.Result:
-    """:param version: None where there is no QEMU."""
+def reached(uri: str, problem: str) -> outcome.Result:
+    """Whether the agent would reach libvirt, from this user and Python.
+
+    :param uri: [vgpu_mig_libvirt] uri.
+    :param problem: why it would not, with what to do; '' if it would.
+    """
+    if not uri:
+        return outcome.success(f'Not checked: {_NOT_EXPECTED}.')
+    if problem:
+        return outcome.warning(
+            f'No VM in QEMU is moved with a GPU VF: {problem}. Check again '
+            f'as the agent\'s user.')
+    return outcome.success(f'libvirt at {uri} answers, to this user.')
+
+
+def qemu(version: str | None, expected: bool) -> outcome.Result:
+    """
+    :param version: None where there is no QEMU.
+    :param expected: whether VMs in QEMU are to be moved.
+    """
     if version is None:
-        return outcome.success('Not checked: no QEMU was found here.')
+        return _none('QEMU', expected)
     if outcome.older(version, NOVA_QEMU):
         return outcome.failure(f'QEMU {version}: Nova moves VFs with '
                                f'{_text(NOVA_QEMU)} or later only. Upgrade '

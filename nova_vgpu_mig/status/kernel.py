@@ -10,13 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What GIM's migration needs of the kernel and of the IOMMU. Pure.
+"""What a migration needs of the kernel and of the IOMMU. Pure.
 
 There is no log of what a GPU writes to guest RAM but the IOMMU's own dirty
 bits, read through iommufd: without these, memory that the GPU wrote after it
 had been copied would be lost.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from nova_vgpu_mig.status import machine
@@ -51,6 +52,37 @@ def iommufd(present: bool) -> outcome.Result:
             'iommufd; a file in /etc/modules-load.d keeps it), of a kernel '
             'built with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV.')
     return outcome.success('/dev/iommu is there.')
+
+
+def vfio_rights(files: Mapping[str, bool], command: str, problem: str,
+                expected: bool) -> outcome.Result:
+    """
+    :param files: of VFIO's devices -> whether this user may open it.
+    :param command: [vfio] helper_command.
+    :param problem: why that opens none either; '' if it does.
+    :param expected: whether VFs of this host are to be moved by the kernel.
+    """
+    if not files:
+        if not expected:
+            return outcome.success('Not checked: no device is below '
+                                   '/dev/vfio, and none is expected.')
+        return outcome.warning('Not checked: no device is below /dev/vfio. '
+                               'Bind a VF to its VFIO driver first.')
+    closed = sorted(path for path, may in files.items() if not may)
+    if not closed:
+        return outcome.success(
+            f'This user may open {", ".join(sorted(files)[:4])}'
+            f'{" and all others" if len(files) > 4 else ""}.')
+    if command and not problem:
+        return outcome.success(f'Opened by [vfio] helper_command = '
+                               f'{command}, for this user.')
+    why = (f'helper_command = {command} does not open it either: {problem}'
+           if command else 'helper_command is empty')
+    return outcome.failure(
+        f'This user may not open {closed[0]}, and [vfio] {why}. Allow the '
+        f'agent\'s user the helper in sudoers, or give its group the devices '
+        f'with a udev rule (SUBSYSTEM=="vfio", GROUP="...", MODE="0660"; '
+        f'KERNEL=="iommu" likewise), and check again as that user.')
 
 
 def _tracks(iommu: machine.IOMMU) -> bool | None:

@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 
 _AMD = '0x1002'
 _GPU_CLASSES = ('0x03', '0x12')
@@ -28,7 +29,17 @@ _GPU_CLASSES = ('0x03', '0x12')
 
 _VERSION = re.compile(r'[0-9]+(?:\.[0-9]+)+')
 _PATIENCE = 10
-"""Seconds for a program that is asked for its version."""
+"""Seconds for a program that is asked for its version, or to open a file."""
+
+_HARMLESS = ('/dev/vfio/vfio', '/dev/iommu')
+"""Of all that a helper opens, these take nothing from anybody."""
+
+_TRY_HELPER = """
+import os, sys
+from nova_vgpu_mig.gpu.vfio import privileged
+command, *paths = sys.argv[1:]
+privileged.open_file(next(filter(os.path.exists, paths), paths[0]), command)
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,6 +87,19 @@ class Machine:
         return [device for device in self._names('sys/bus/pci/devices')
                 if is_one(device)]
 
+    def vfio_files(self) -> dict[str, bool]:
+        """Each VFIO device file -> whether this user may open it.
+
+        They are not opened: while one has a group open, no VM can start
+        with its devices.
+        """
+        found = [path for pattern in ('[0-9]*', 'devices/vfio*')
+                 for path in sorted((self._root / 'dev/vfio').glob(pattern))]
+        if found and self.exists('dev/iommu'):
+            found.append(self._root / 'dev/iommu')
+        return {f'/{path.relative_to(self._root)}':
+                os.access(path, os.R_OK | os.W_OK) for path in found}
+
     def vfs(self, gpu: str) -> dict[str, str]:
         """Address of each VF of a GPU -> name of its driver, '' for none."""
         where = self._root / 'sys/bus/pci/devices' / gpu
@@ -105,6 +129,24 @@ class Machine:
             return sorted(os.listdir(self._root / path))
         except OSError:
             return []
+
+    @staticmethod
+    def helper(command: str) -> str:
+        """Why a helper command does not open VFIO files; '' if it does.
+
+        Without a terminal, as the agent has none: sudo would ask there for
+        a password.
+        """
+        try:
+            done = subprocess.run(
+                [sys.executable, '-W', 'ignore', '-c', _TRY_HELPER,
+                 command, *_HARMLESS], stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, check=False,
+                timeout=_PATIENCE, start_new_session=True)
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            return str(exc)
+        return '' if done.returncode == 0 else (
+            done.stderr.strip() or 'it says nothing').splitlines()[-1]
 
     def version(self, programs: Sequence[str]) -> str | None:
         """Version of the first of these programs that is installed."""

@@ -45,7 +45,8 @@ def find() -> Binding:
         raise hypervisor.HypervisorError(
             f'libvirt\'s Python bindings can not be imported ({exc}): install '
             f'the distribution\'s python3-libvirt for the Python that runs '
-            f'the agent') from exc
+            f'the agent; a virtual environment sees it only if it was made '
+            f'with --system-site-packages') from exc
     # It prints each error to stderr otherwise; all are raised as well.
     libvirt.registerErrorHandler(lambda context, error: None, None)
     try:

@@ -99,7 +99,8 @@ class Connection:
             raise hypervisor.HypervisorError(
                 f'libvirt at {self._uri} can not be reached: {exc}; check '
                 f'that libvirtd (or virtqemud) runs and that the agent\'s '
-                f'user may use its socket') from exc
+                f'user may use its socket (group libvirt, on most '
+                f'distributions)') from exc
         LOG.info('connected to libvirt at %s', self._uri)
         return made
 

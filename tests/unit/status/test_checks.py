@@ -64,6 +64,24 @@ class KernelTest(Case):
         self.ends(FAILURE, kernel.iommufd(False), 'modprobe iommufd')
         self.ends(SUCCESS, kernel.iommufd(True))
 
+    def test_vfio_rights(self):
+        def ends(code, files, command, problem, *words):
+            for expected in (True, False):
+                self.ends(code, kernel.vfio_rights(
+                    files, command, problem, expected), *words)
+
+        ends(SUCCESS, {'/dev/vfio/7': True}, '', '', '/dev/vfio/7')
+        mixed = {'/dev/vfio/7': True, '/dev/vfio/8': False}
+        ends(FAILURE, mixed, '', '', '/dev/vfio/8', 'is empty', 'udev')
+        ends(FAILURE, mixed, 'doas x', 'no doas', 'doas x', 'no doas',
+             'sudoers')
+        ends(SUCCESS, mixed, 'doas x', '', 'doas x')
+
+    def test_vfio_without_devices(self):
+        self.ends(WARNING, kernel.vfio_rights({}, 'doas x', '', True),
+                  'Bind a VF')
+        self.ends(SUCCESS, kernel.vfio_rights({}, 'doas x', '', False))
+
     def tracks(self, *registers):
         return kernel.dirty_tracking([
             machine.IOMMU(f'unit{n}', kind, register)
@@ -123,15 +141,32 @@ class HypervisorTest(Case):
 
     def test_libvirt(self):
         for version, with_amd, code in (
-                (None, True, SUCCESS), ('9.10.0', False, FAILURE),
+                ('9.10.0', False, FAILURE),
                 ('10.0.0', False, SUCCESS), ('10.0.0', True, WARNING),
                 ('12.0.9', True, WARNING), ('12.1.0', True, SUCCESS)):
-            self.ends(code, hypervisor.libvirt(version, with_amd))
+            for expected in (True, False):
+                self.ends(code, hypervisor.libvirt(version, with_amd,
+                                                   expected))
 
     def test_qemu(self):
-        for version, code in ((None, SUCCESS), ('8.2.1', FAILURE),
-                              ('8.2.2', SUCCESS), ('10.0.2', SUCCESS)):
-            self.ends(code, hypervisor.qemu(version))
+        for version, code in (('8.2.1', FAILURE), ('8.2.2', SUCCESS),
+                              ('10.0.2', SUCCESS)):
+            self.ends(code, hypervisor.qemu(version, True))
+
+    def test_not_checked_is_well_only_where_it_is_not_needed(self):
+        for found in (hypervisor.libvirt(None, True, True),
+                      hypervisor.qemu(None, True)):
+            self.ends(WARNING, found, 'Not checked', 'Install it',
+                      '[vgpu_mig_libvirt] uri')
+        for found in (hypervisor.libvirt(None, True, False),
+                      hypervisor.qemu(None, False),
+                      hypervisor.reached('', 'uri is empty')):
+            self.ends(SUCCESS, found, 'Not checked', 'uri is empty')
+
+    def test_reached(self):
+        self.ends(SUCCESS, hypervisor.reached('qemu:///x', ''), 'qemu:///x')
+        self.ends(WARNING, hypervisor.reached('qemu:///x', 'no socket'),
+                  'no socket', 'as the agent\'s user')
 
 
 class AgentTest(Case):

@@ -23,10 +23,12 @@ import unittest
 from oslo_config import cfg
 
 from nova_vgpu_mig.conf import agent as agent_conf
+from nova_vgpu_mig.conf import libvirt as libvirt_conf
 from nova_vgpu_mig.status import commands
 from nova_vgpu_mig.status import machine
 from nova_vgpu_mig.status import outcome
 from tests import amdsmi_standin
+from tests import hypervisor_standin
 
 GPU = '0000:41:00.0'
 VFS = ('0000:41:00.1', '0000:41:00.2')
@@ -39,8 +41,10 @@ class HostCase(unittest.TestCase):
         self.addCleanup(made.cleanup)
         self.root = pathlib.Path(made.name)
         self.release = '6.8.0'
+        self.libvirt = hypervisor_standin.StandinHypervisor()
         self.conf = cfg.ConfigOpts()
-        agent_conf.register_opts(self.conf)
+        for module in (agent_conf, libvirt_conf):
+            module.register_opts(self.conf)
         self.conf([], default_config_files=[])
         self.set(journal=str(self.root / 'var/journal.sqlite'),
                  data_host='192.0.2.7')
@@ -75,7 +79,7 @@ class HostCase(unittest.TestCase):
     def found(self):
         host = machine.Machine(str(self.root), self.release,
                                str(self.root / 'bin'))
-        checks = commands.Checks(self.conf, host)
+        checks = commands.Checks(self.conf, host, self.libvirt)
         return {name: check(checks)
                 for name, check in checks._upgrade_checks}
 
@@ -86,7 +90,27 @@ class HostCase(unittest.TestCase):
 
 class ChecksTest(HostCase):
 
-    def test_host_without_amd_gpus(self):
+    def test_what_moves_in_qemu_need_is_missed(self):
+        self.libvirt.down = 'no socket'
+        self.assertEqual(
+            {'libvirt': 1, 'libvirt, for the agent': 1, 'QEMU': 1,
+             'Rights to VFIO devices': 1}, self.codes())
+
+    def test_rights_to_each_device(self):
+        self.assertEqual({}, machine.Machine(str(self.root)).vfio_files())
+        for path in ('vfio/vfio', 'vfio/7', 'vfio/devices/vfio0', 'iommu'):
+            self.write(f'dev/{path}')
+        files = machine.Machine(str(self.root)).vfio_files()
+        self.assertEqual({'/dev/vfio/7', '/dev/vfio/devices/vfio0',
+                          '/dev/iommu'}, set(files))
+        self.assertEqual({True}, set(files.values()))
+
+    def test_a_helper_that_opens_nothing(self):
+        self.assertIn('helper_command (false)',
+                      machine.Machine.helper('false'))
+
+    def test_host_without_amd_gpus_and_libvirt(self):
+        self.conf.set_override('uri', '', libvirt_conf.GROUP)
         found = self.found()
         self.assertEqual({outcome.Code.SUCCESS},
                          {result.code for result in found.values()})
@@ -100,6 +124,7 @@ class ChecksTest(HostCase):
             with self.subTest(attributes):
                 self.setUp()
                 self.add_gpu(**attributes)
+                self.conf.set_override('uri', '', libvirt_conf.GROUP)
                 self.assertEqual({}, self.codes())
 
     def test_a_host_that_is_fit(self):
@@ -112,6 +137,7 @@ class ChecksTest(HostCase):
         self.amd.add_gpu(GPU, VFS)
         self.add_gpu()
         self.write('dev/iommu')
+        self.write('dev/vfio/7')
         self.write('sys/class/iommu/ivhd0/amd-iommu/features',
                    f'{1 << 52:x}:0\n')
         self.write('sys/module/gim/parameters/enable_live_migration', 'Y\n')
@@ -143,6 +169,9 @@ class ChecksTest(HostCase):
                     'libvirtd', 'libvirtd (libvirt) 11.3.0'), 1),
                 ('QEMU', lambda: self.program(
                     'qemu-system-x86_64', 'QEMU emulator version 7.2.1'), 2),
+                ('libvirt, for the agent',
+                 lambda: setattr(self.libvirt, 'down', 'no socket'), 1),
+                ('Rights to VFIO devices', lambda: unlink('dev/vfio/7'), 1),
                 ('Address of the agent',
                  lambda: self.set(data_host='127.0.0.1'), 1),
                 ('Journal of the agent', lambda: self.set(
