@@ -24,8 +24,9 @@ OPTS = [
         'files under /dev/vfio, and /dev/iommu, for the agent and does '
         'nothing else; it keeps no Linux capability. It is started only '
         'where the agent may not open such a file itself: a udev rule that '
-        'gives them to the agent\'s group (SUBSYSTEM=="vfio", GROUP=..., '
-        'MODE="0660") makes it unnecessary. Leave it empty for no helper.'),
+        'gives them to the agent\'s group (SUBSYSTEM=="vfio|vfio-dev", '
+        'GROUP=..., MODE="0660", and the same for KERNEL=="iommu") makes it '
+        'unnecessary. Leave it empty for no helper.'),
 ]
 
 

@@ -81,8 +81,9 @@ def vfio_rights(files: Mapping[str, bool], command: str, problem: str,
     return outcome.failure(
         f'This user may not open {closed[0]}, and [vfio] {why}. Allow the '
         f'agent\'s user the helper in sudoers, or give its group the devices '
-        f'with a udev rule (SUBSYSTEM=="vfio", GROUP="...", MODE="0660"; '
-        f'KERNEL=="iommu" likewise), and check again as that user.')
+        f'with a udev rule (SUBSYSTEM=="vfio|vfio-dev", GROUP="...", '
+        f'MODE="0660"; KERNEL=="iommu" likewise), and check again as that '
+        f'user.')
 
 
 def _tracks(iommu: machine.IOMMU) -> bool | None:
