@@ -75,5 +75,8 @@ class Move:
 
     def end(self) -> None:
         """End the client, wherever it is."""
+        # Not to the end of what it says: the pipe is with ssh's master, which
+        # keeps it as long as the node's half lives.
         self._process.kill()
-        self._process.communicate()
+        with self._process:
+            pass

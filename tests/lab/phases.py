@@ -25,7 +25,7 @@ from lab import wait
 from tests.lab import gpu as gpu_
 from tests.lab import moves
 
-SECONDS = 120
+SECONDS = 300
 
 
 class Side(enum.Enum):
