@@ -21,14 +21,11 @@ import sys
 import time
 import uuid
 
-from oslo_config import cfg
-
 from nova_vgpu_mig.cmd import backend
 
 backend.choose()
 
 from nova_vgpu_mig.agent import objects  # noqa: E402
-from nova_vgpu_mig.agent import rpcapi  # noqa: E402
 from nova_vgpu_mig.migration import phases  # noqa: E402
 from tests.lab import extension  # noqa: E402
 
@@ -37,9 +34,7 @@ LIMIT_MS = 60000
 
 def main() -> None:
     source, source_vf, destination, destination_vf = sys.argv[1:]
-    conf = cfg.ConfigOpts()
-    conf(['--config-file', extension.CONFIG], project='nova-vgpu-mig')
-    api = rpcapi.AgentAPI(conf)
+    api = extension.api()
     context = extension.CONTEXT
     request = objects.VFMigrationRequest(
         migration_uuid=str(uuid.uuid4()), instance_uuid=str(uuid.uuid4()),

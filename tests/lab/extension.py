@@ -41,11 +41,16 @@ class Refused(Exception):
     """By the verdict or the plan, before anything was claimed."""
 
 
+def api() -> rpcapi.AgentAPI:
+    """Return the agents' API, as a node's configuration has it."""
+    conf = cfg.ConfigOpts()
+    conf(['--config-file', CONFIG], project='nova-vgpu-mig')
+    return rpcapi.AgentAPI(conf)
+
+
 class Extension:
     def __init__(self, order: client.Order) -> None:
-        conf = cfg.ConfigOpts()
-        conf(['--config-file', CONFIG], project='nova-vgpu-mig')
-        self._api = rpcapi.AgentAPI(conf)
+        self._api = api()
         self._order = order
         self._request = objects.VFMigrationRequest(
             migration_uuid=order.migration_uuid,

@@ -21,8 +21,6 @@ import json
 import sys
 from typing import Any
 
-from oslo_config import cfg
-
 from nova_vgpu_mig.cmd import backend
 
 backend.choose()
@@ -50,9 +48,7 @@ def _entries(api: rpcapi.AgentAPI, uuids: list[str]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    conf = cfg.ConfigOpts()
-    conf(['--config-file', extension.CONFIG], project='nova-vgpu-mig')
-    api = rpcapi.AgentAPI(conf)
+    api = extension.api()
     print(json.dumps({'entries': _entries(api, sys.argv[1:]),
                       'free': {host: _free(api, host) for host in HOSTS}}))
 

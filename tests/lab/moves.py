@@ -25,6 +25,17 @@ from tests.lab import guest as guest_
 URI = 'qemu+tcp://{address}/system'
 PATIENCE = 240
 _CLIENT = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.client'
+_JOURNALS = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.journals'
+
+
+def journals(node: node_.Node, *uuids: str) -> dict[str, Any]:
+    """Return what the agents know of these moves (tests/lab/journals.py).
+
+    :raises LabError: one of them does not answer.
+    """
+    said = node.run(f'{_JOURNALS} {" ".join(uuids)}')
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
 
 
 class Move:

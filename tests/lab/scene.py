@@ -22,6 +22,7 @@ import dataclasses
 import json
 from typing import Any
 
+from lab import errors
 from lab import node as node_
 from lab import wait
 from tests.lab import gpu as gpu_
@@ -36,7 +37,6 @@ SETTLE_SECONDS = 180
 LIMIT_MS = 60000
 """Nothing here is about steering: each move shall get through its phases."""
 
-_JOURNALS = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.journals'
 _LOOK = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.look'
 
 
@@ -120,14 +120,14 @@ class Report:
 def reports(cases: list[Case]) -> list[Report]:
     """Return them when each move is settled, or has a note why it is not."""
     found: list[Report] = []
-    command = ' '.join([_JOURNALS, *(case.move.uuid for case in cases)])
+    uuids = [case.move.uuid for case in cases]
 
     def known() -> bool:
-        done = cases[0].source.node.attempt(command)
-        if done.returncode:
+        try:
+            said = moves.journals(cases[0].source.node, *uuids)
+        except errors.LabError:
             # An agent that was killed a moment ago, or the broker.
             return False
-        said = json.loads(done.stdout.splitlines()[-1])
         found[:] = [_report(said, case.move.uuid) for case in cases]
         return all(report.settled or report.notes for report in found)
 
