@@ -41,6 +41,8 @@ LOG = logging.getLogger(__name__)
 KEPT_EVENTS = 200
 """Of a record's timeline; passes are counted as rounds instead."""
 
+REST_SECONDS = 10.0
+
 _ORDER = tuple(phases.Phase)
 
 
@@ -133,8 +135,14 @@ class Watch(abc.ABC):
 
     def _run(self) -> None:
         try:
-            while not self._down.is_set() and not self._go_round():
-                self._wake.wait(self._poll)
+            while not self._down.is_set():
+                began = time.monotonic()
+                if self._go_round():
+                    break
+                # A look that had to wait for a monitor that is held keeps
+                # one of libvirtd's few workers: as long a rest after it.
+                took = time.monotonic() - began
+                self._wake.wait(max(self._poll, min(took, REST_SECONDS)))
                 self._wake.clear()
         except Exception:
             LOG.exception('migration %s is no longer watched at the %s; it '

@@ -247,6 +247,9 @@ def _running_stats(libvirt: Any, domain: Any) -> dict[str, Any]:
     except libvirt.libvirtError as exc:
         if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
             return {}
+        if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+            # QEMU's monitor is held by the job itself: there is one.
+            return {'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED}
         if exc.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED:
             # Said of a guest that comes in, and of no other.
             return {'type': libvirt.VIR_DOMAIN_JOB_UNBOUNDED,
