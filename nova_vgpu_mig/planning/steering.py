@@ -114,6 +114,13 @@ def rounds(samples: Sequence[Sample],
     return found
 
 
+def device_rounds(samples: Sequence[Sample]
+                  ) -> list[convergence.Observation]:
+    """Return the same rounds as rounds(), of the devices' bytes alone."""
+    return rounds([dataclasses.replace(s, sent_bytes=s.device_bytes or 0)
+                   for s in samples])
+
+
 def bandwidth(done: Sequence[convergence.Observation]) -> float:
     """Return bytes a second: the best that a round has had.
 
@@ -148,9 +155,8 @@ def forecast(samples: Sequence[Sample], *, used_bytes: int,
     done = rounds(samples)
     if len(done) > 1:
         rate = carried or bandwidth(done)
-        vf = rounds([dataclasses.replace(s, sent_bytes=s.device_bytes or 0)
-                     for s in samples])
-        left, all_ = vf[-1].dirty_bytes, done[-1].dirty_bytes
+        left = device_rounds(samples)[-1].dirty_bytes
+        all_ = done[-1].dirty_bytes
     else:
         first, last = (samples[0], samples[-1]) if samples else (None, None)
         if first is None or last is None or last.at <= first.at:

@@ -67,11 +67,9 @@ def sent_at_stop(trace: Sequence[Sent],
 def rounds(samples: Sequence[steering.Sample]) -> list[record_.Round]:
     """Return the finished rounds as a record has them."""
     made = []
-    devices = steering.rounds([
-        steering.Sample(s.at, s.passes, s.device_bytes or 0)
-        for s in samples])
     for number, (all_, vf) in enumerate(zip(
-            steering.rounds(samples), devices, strict=True), 1):
+            steering.rounds(samples), steering.device_rounds(samples),
+            strict=True), 1):
         made.append(record_.Round(
             number=number, stream_bytes=vf.bytes_sent,
             memory_bytes=max(0, all_.bytes_sent - vf.bytes_sent),
