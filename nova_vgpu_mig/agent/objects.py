@@ -122,12 +122,13 @@ class VFIdentityObject(VgpuMigObject):
     # 1.0: Initial version
     # 1.1: subsystem, revision, psp_migration_version, memory_partition,
     #      xgmi, xgmi_node, compute_units
-    VERSION = '1.1'
+    # 1.2: frame_buffer_mib may be missing
+    VERSION = '1.2'
 
     fields = {
         'vendor_id': fields.StringField(),
         'device_id': fields.StringField(),
-        'frame_buffer_mib': fields.IntegerField(),
+        'frame_buffer_mib': fields.IntegerField(nullable=True),
         'num_vfs': fields.IntegerField(),
         'migration_version': fields.IntegerField(nullable=True),
         'driver_version': fields.StringField(nullable=True),

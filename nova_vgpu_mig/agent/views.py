@@ -137,16 +137,19 @@ class Experience:
                 f'{self.costs.total * 1000:.0f} ms are {origin}')
 
 
-def used_bytes(pool: contract.Pool, vf: contract.VF) -> int:
+def used_bytes(pool: contract.Pool, vf: contract.VF) -> int | None:
     """Return what the first round has to send of a VF; the worst if unknown.
 
     Pure. A VF without a guest driver has nothing to carry, whatever its
-    last guest has left in the frame buffer.
+    last guest has left in the frame buffer. None: not even the worst is
+    known, as no frame buffer shows.
     """
     if vf.state is contract.VFState.EMPTY:
         return 0
-    return (pool.identity.frame_buffer_mib * 2 ** 20
-            if vf.used_bytes is None else vf.used_bytes)
+    if vf.used_bytes is not None:
+        return vf.used_bytes
+    size = pool.identity.frame_buffer_mib
+    return None if size is None else size * 2 ** 20
 
 
 def fits(workload: estimate.Workload, limit: limits.Limits,
@@ -210,7 +213,7 @@ class Views:
         carrier = node.carrier_of(instance_uuid)
         known = self.experience(instance_uuid, carrier)
         workload = estimate.Workload(
-            used, self._dirty_rate(vf_address, known) if used else 0.0)
+            used, 0.0 if used == 0 else self._dirty_rate(vf_address, known))
         made = estimate.plan(
             workload, bandwidth=known.bandwidth,
             limit_seconds=limit.downtime_seconds, costs=known.costs,
@@ -218,6 +221,7 @@ class Views:
         standing = (made.worst_downtime_seconds
                     if made.downtime_seconds is None
                     else made.downtime_seconds)
+        worst = None if used is None else used / known.bandwidth
         blockers = (node.hypervisor.blockers(instance_uuid)
                     if carrier is phases.Carrier.HYPERVISOR else ())
         return {
@@ -225,10 +229,9 @@ class Views:
             'carrier': str(carrier),
             'used_bytes': used,
             'bytes': used if made.total_bytes is None else made.total_bytes,
-            'seconds': (used / known.bandwidth
-                        if made.total_seconds is None
+            'seconds': (worst if made.total_seconds is None
                         else made.total_seconds),
-            'downtime_ms': standing * 1000,
+            'downtime_ms': None if standing is None else standing * 1000,
             'limit_ms': limit.downtime_seconds * 1000,
             'fits': (False if blockers
                      else fits(workload, limit, known, made)),

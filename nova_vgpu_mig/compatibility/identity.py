@@ -71,9 +71,10 @@ def _optional(values: Mapping[str, object], name: str) -> str | None:
     return None if value is None else _text(name, value)
 
 
-def _count(values: Mapping[str, object], name: str) -> int | None:
+def _count(values: Mapping[str, object], name: str,
+           least: int = 0) -> int | None:
     value = values.get(name)
-    return None if value is None else _number(name, value, 0)
+    return None if value is None else _number(name, value, least)
 
 
 def _entries(values: Mapping[str, object],
@@ -101,7 +102,7 @@ class VFIdentity:
     """PCI device, four hexadecimal digits: the VF's, or the GPU's where the
     host driver compares that."""
 
-    frame_buffer_mib: int
+    frame_buffer_mib: int | None
     """Frame buffer of one VF, MiB."""
 
     num_vfs: int
@@ -170,7 +171,7 @@ class VFIdentity:
         if unknown:
             raise IdentityError(f'identity field {unknown[0]:.80}: not '
                                 'known; is that host of a newer release?')
-        for name in ('vendor_id', 'device_id', 'frame_buffer_mib', 'num_vfs'):
+        for name in ('vendor_id', 'device_id', 'num_vfs'):
             if name not in values:
                 raise IdentityError(f'identity field {name}: missing')
         optional: dict[str, Any] = {
@@ -179,8 +180,7 @@ class VFIdentity:
         return cls(
             vendor_id=_hex_id('vendor_id', values['vendor_id']),
             device_id=_hex_id('device_id', values['device_id']),
-            frame_buffer_mib=_number(
-                'frame_buffer_mib', values['frame_buffer_mib'], 1),
+            frame_buffer_mib=_count(values, 'frame_buffer_mib', 1),
             num_vfs=_number('num_vfs', values['num_vfs'], 1),
             **optional,
             firmware={key: _text(f'firmware.{key}', value)

@@ -99,8 +99,9 @@ UNVERSIONED = Policy(
         ('subsystem', 'revision', 'psp_migration_version',
          'memory_partition', 'xgmi', 'xgmi_node', 'compute_units',
          'bad_pages', 'uncorrectable_errors'), _NOTE), **dict.fromkeys(
-        ('migration_version', 'firmware', 'driver_version', 'vbios_version',
-         'partition', 'engines', 'time_slices'), _WARNING)})
+        ('frame_buffer', 'migration_version', 'firmware', 'driver_version',
+         'vbios_version', 'partition', 'engines', 'time_slices'),
+        _WARNING)})
 """A device that tells little about itself, such as a plain VFIO variant
 device. What it tells must be equal; the rest is left to the device, which
 refuses on its own, and each gap is a warning, or a note where hardly any

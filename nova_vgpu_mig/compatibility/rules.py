@@ -105,7 +105,8 @@ def device(comparison: Comparison) -> finding.Finding:
 def frame_buffer(comparison: Comparison) -> finding.Finding:
     """The frame buffer of a VF has exactly the same size."""
     source, destination = (
-        f'{side.frame_buffer_mib} MiB'
+        None if side.frame_buffer_mib is None
+        else f'{side.frame_buffer_mib} MiB'
         for side in (comparison.source, comparison.destination))
     return _judge(comparison, 'frame_buffer', 'frame buffer', source,
                   destination)

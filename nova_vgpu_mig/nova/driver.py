@@ -165,7 +165,7 @@ class VgpuMigLibvirtDriver(checks.CheckingDriver):
                 vf.address for vf in held)
             if size is None:
                 LOG.warning('Time-outs of this live migration leave the '
-                            'frame buffer out: the agent has not said yet '
+                            'frame buffer out: the agent has not said '
                             'how large it is', instance=instance)
             else:
                 data_gb += size / _GIB

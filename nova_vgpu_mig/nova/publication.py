@@ -44,7 +44,11 @@ MAX_BYTES = 16 * 1024
 _MAX_VFS = 256
 """VFs of a PF: SR-IOV's numbers go further, no GPU does."""
 
-_ADDRESS = re.compile(r'[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]')
+_PCI = r'[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]'
+_UUID = '[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
+_ADDRESS = re.compile(f'{_PCI}|{_UUID}')
+_PARENT = re.compile(f'{_PCI}|[!-9;-~]{{1,64}}')
+"""A PCI address, or the name of another device that has mdevs."""
 
 
 class PublicationError(ValueError):
@@ -60,7 +64,7 @@ class VF:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pool:
-    """The VFs of one PF."""
+    """The VFs of one PF, or the mediated devices of one parent and type."""
 
     pf_address: str
     identity: _Identity
@@ -86,7 +90,7 @@ class Pool:
         return frozenset(vf.index for vf in self.vfs if vf.free)
 
     def index_of(self, address: str) -> int | None:
-        """Return the VF index of a PCI address; None if not published."""
+        """Return the index of a VF; None if not published."""
         for vf in self.vfs or ():
             if vf.address == address:
                 return vf.index
@@ -106,11 +110,12 @@ class Publication:
 
     def pool_of(self, pf_address: str | None, vf_address: str) -> Pool | None:
         """Return the pool that a VF belongs to, or None."""
+        # By the VF first: a parent has a pool for each type of its mdevs.
         for pool in self.pools:
-            if (pool.pf_address == pf_address
-                    or pool.index_of(vf_address) is not None):
+            if pool.index_of(vf_address) is not None:
                 return pool
-        return None
+        return next((pool for pool in self.pools
+                     if pool.pf_address == pf_address), None)
 
 
 def encode(publication: Publication) -> str:
@@ -212,8 +217,16 @@ def _number(where: str, value: object, most: int) -> int:
 
 def _address(where: str, value: object) -> str:
     if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
-        raise PublicationError(f'{where}: {value!r:.80} is not a PCI address '
-                               '(dddd:bb:dd.f)')
+        raise PublicationError(
+            f'{where}: {value!r:.80} is neither a PCI address (dddd:bb:dd.f) '
+            'nor the uuid of a mediated device')
+    return value
+
+
+def _parent(where: str, value: object) -> str:
+    if not isinstance(value, str) or not _PARENT.fullmatch(value):
+        raise PublicationError(f'{where}: {value!r:.80} is not the address '
+                               'or the name of a device')
     return value
 
 
@@ -221,7 +234,7 @@ def _pool(where: str, value: object,
           kinds: Sequence[_Identity]) -> Pool:
     if not isinstance(value, dict):
         raise PublicationError(f'{where}: {value!r:.80} is not an object')
-    address = _address(f'{where}.pf', value.get('pf'))
+    address = _parent(f'{where}.pf', value.get('pf'))
     number = _number(f'{where}.id', value.get('id'), len(kinds) - 1)
     free = _number(f'{where}.free', value.get('free'), _MAX_VFS)
     health = _health(f'{where}.health', value.get('health', [None, None]))

@@ -51,7 +51,7 @@ class Publisher:
         self._host = host
         self._ask = ask
         self._state = ''
-        self._frame_buffers: dict[str, int] = {}
+        self._frame_buffers: dict[str, int | None] = {}
 
     def stats(self) -> dict[str, str]:
         """Return what a scheduler reads; nothing old if nothing is known.
@@ -72,7 +72,7 @@ class Publisher:
                 publication.Publication(problem=problem))
         else:
             self._frame_buffers = {
-                vf.address.lower(): pool.identity.frame_buffer_mib * _MIB
+                vf.address.lower(): pool.identity.frame_buffer_mib
                 for pool in pools for vf in pool.vfs}
             self._log(LOG.info, f'{sum(len(pool.vfs) for pool in pools)} of '
                       f'{len(pools)} PFs')
@@ -83,7 +83,7 @@ class Publisher:
         sizes = [self._frame_buffers.get(address) for address in addresses]
         if None in sizes:
             return None
-        return sum(size for size in sizes if size is not None)
+        return sum(size for size in sizes if size is not None) * _MIB
 
     def _log(self, log: Callable[..., Any], state: str) -> None:
         if state != self._state:

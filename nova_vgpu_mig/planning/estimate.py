@@ -33,8 +33,9 @@ from nova_vgpu_mig.planning import downtime
 class Workload:
     """What is known of the VM; bytes of frame buffer and guest memory."""
 
-    used_bytes: int
-    """What the first round has to send."""
+    used_bytes: int | None
+    """What the first round has to send; None: not even the worst is known.
+    """
 
     dirty_bytes_per_second: float | None = None
     """None: not measured yet."""
@@ -48,11 +49,10 @@ class Workload:
         A guest that writes the same place twice dirties it once, so this
         is an upper bound, on the safe side of a plan.
         """
-        bound = self.used_bytes
-        if self.working_set_bytes is not None:
-            bound = min(bound, self.working_set_bytes)
+        bounds = [bound for bound in (
+            self.used_bytes, self.working_set_bytes) if bound is not None]
         written = (self.dirty_bytes_per_second or 0.0) * seconds
-        return math.ceil(min(bound, written))
+        return math.ceil(min([*bounds, written]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Plan:
     downtime_parts: dict[str, float]
     """Part -> seconds; empty if not known."""
 
-    worst_downtime_seconds: float
+    worst_downtime_seconds: float | None
     """To stop first and send everything then."""
 
     limit_seconds: float
@@ -95,12 +95,14 @@ def plan(workload: Workload, *, bandwidth: float, limit_seconds: float,
     :param max_rounds: the bound that the move itself will have.
     :raises ValueError: a number is negative, infinite or not a number.
     """
-    downtime.check('bytes in use', workload.used_bytes)
+    downtime.check('bytes in use', workload.used_bytes or 0)
     downtime.check('bandwidth', bandwidth)
     downtime.check('dirty rate', workload.dirty_bytes_per_second or 0)
     downtime.check('working set', workload.working_set_bytes or 0)
     if not bandwidth:
         raise ValueError('bandwidth: 0 bytes a second move nothing')
+    if workload.used_bytes is None:
+        return _unknown(None, bandwidth, limit_seconds)
     worst = downtime.seconds(workload.used_bytes, bandwidth, costs)
     if workload.dirty_bytes_per_second is None:
         return _unknown(worst, bandwidth, limit_seconds)
@@ -129,13 +131,21 @@ def plan(workload: Workload, *, bandwidth: float, limit_seconds: float,
         reason=decision.reason)
 
 
-def _unknown(worst: float, bandwidth: float, limit_seconds: float) -> Plan:
-    """Return what can be said without a dirty rate."""
-    fits = worst <= limit_seconds
-    reason = ('the dirty rate is not known before the move; to stop and send '
-              f'everything would take {worst * 1000:.0f} ms, '
-              f'{"within" if fits else "above"} the limit of '
-              f'{limit_seconds * 1000:.0f} ms')
+def _unknown(worst: float | None, bandwidth: float,
+             limit_seconds: float) -> Plan:
+    """Return what can be said without a dirty rate, or without a size.
+
+    :param worst: seconds of downtime, None if no size is known.
+    """
+    fits = worst is not None and worst <= limit_seconds
+    if worst is None:
+        reason = ('neither what the VF uses nor how large its frame buffer '
+                  'is is exposed, so nothing can be said before the move')
+    else:
+        reason = ('the dirty rate is not known before the move; to stop and '
+                  f'send everything would take {worst * 1000:.0f} ms, '
+                  f'{"within" if fits else "above"} the limit of '
+                  f'{limit_seconds * 1000:.0f} ms')
     return Plan(
         rounds=None, precopy_bytes=None, stop_copy_bytes=None,
         total_bytes=None, precopy_seconds=None, total_seconds=None,

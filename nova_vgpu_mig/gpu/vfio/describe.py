@@ -40,7 +40,7 @@ def of(node: sysfs.Node, siblings: int) -> identity.VFIdentity:
         vendor_id=_hex_id(told / 'vendor_id') or ids[0],
         device_id=_hex_id(told / 'device_id') or ids[1],
         frame_buffer_mib=(_number(told / 'frame_buffer_mib')
-                          or max(1, _largest_bar(node.path) // _MIB)),
+                          or _largest_bar(node.path) // _MIB or None),
         num_vfs=_number(node.parent / 'sriov_numvfs') or siblings,
         migration_version=_number(told / 'migration_version'),
         driver_version=(sysfs.text(told / 'driver_version')

@@ -126,6 +126,22 @@ class TestVFState(unittest.TestCase):
             self.assertEqual(expected,
                              views.used_bytes(pool, vf(state, used)))
 
+    def test_no_frame_buffer_shows(self) -> None:
+        pool = contract.Pool(
+            'pf', identity.VFIdentity('0000', '0000', None, 1), ())
+        self.assertIsNone(views.used_bytes(pool, vf(None)))
+        self.assertEqual(7, views.used_bytes(pool, vf(None, 7)))
+        self.assertEqual(0, views.used_bytes(
+            pool, vf(contract.VFState.EMPTY)))
+
+    def test_a_plan_of_nobody_knows_what(self) -> None:
+        made = estimate.plan(
+            estimate.Workload(None, 5.0), bandwidth=1e9, limit_seconds=0.5,
+            costs=downtime.FixedCosts())
+        self.assertEqual((None, None, None), (
+            made.total_bytes, made.worst_downtime_seconds, made.converges))
+        self.assertIn('is exposed', made.reason)
+
     def test_a_plan_of_nothing(self) -> None:
         made = estimate.plan(
             estimate.Workload(0, 0.0), bandwidth=1e9, limit_seconds=0.5,

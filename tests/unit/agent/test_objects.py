@@ -29,7 +29,7 @@ FINGERPRINTS = {
     'HostDescription': '1.0-cdfbf5bf52e98a983ead214ef9e57717',
     'PoolDescription': '1.2-352436e9d9c9115a1610a4f059faa24c',
     'VFDescription': '1.2-0ee40717b9bf8e65adb2d4cbc1ba6229',
-    'VFIdentityObject': '1.1-f28e1eb94ed1a168f9d629eb37b824b8',
+    'VFIdentityObject': '1.2-1e2f3ed5b1b049ed0d96d4fa994bc2e1',
     'VFMigrationRequest': '1.1-cdaa4d81faa4572b3c622b503e9cd6c1',
 }
 

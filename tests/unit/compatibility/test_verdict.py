@@ -117,6 +117,17 @@ class TestRules(base.BaseTestCase):
             self.assert_refused(verdict.judge(blind, SOURCE, free_vfs=1),
                                 field, 'not exposed at the source')
 
+    def test_a_frame_buffer_that_does_not_show(self):
+        blind = dataclasses.replace(SOURCE, frame_buffer_mib=None)
+        self.assert_refused(judge(source=blind), 'frame_buffer',
+                            'not exposed by either host')
+        self.assert_refused(verdict.judge(blind, SOURCE, free_vfs=1),
+                            'frame_buffer', 'not exposed at the source')
+        plain = dataclasses.replace(blind, migration_version=None,
+                                    driver_version='mtty')
+        self.assertIn('frame_buffer', [
+            f.rule for f in judge(source=plain).warnings])
+
     def test_not_exposed_by_policy_is_a_warning(self):
         blind = dataclasses.replace(SOURCE, engines={}, time_slices_us={})
         result = judge(source=blind)

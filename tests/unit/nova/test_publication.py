@@ -28,15 +28,17 @@ KIND = identity.VFIdentity(
     firmware={f'FIRMWARE_{n}': f'0x{n:08x}' for n in range(20)})
 
 ADDRESSES = strategies.from_regex(
-    r'[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]', fullmatch=True)
+    r'[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]',
+    fullmatch=True) | strategies.uuids().map(str)
+PARENTS = ADDRESSES | strategies.just('mtty')
 VFS = strategies.builds(publication.VF, ADDRESSES,
                         strategies.integers(0, 255), strategies.booleans())
 COUNTS = strategies.none() | strategies.integers(0, 2 ** 53 - 1)
 HEALTHS = strategies.builds(health.Health, COUNTS, COUNTS)
 POOLS = strategies.builds(
-    publication.Pool.of, ADDRESSES, test_identity.IDENTITIES,
+    publication.Pool.of, PARENTS, test_identity.IDENTITIES,
     strategies.lists(VFS, max_size=4), HEALTHS) | strategies.builds(
-        publication.Pool, ADDRESSES, test_identity.IDENTITIES,
+        publication.Pool, PARENTS, test_identity.IDENTITIES,
         strategies.integers(0, 256), strategies.none(), HEALTHS)
 PUBLICATIONS = strategies.builds(
     publication.Publication,
@@ -108,6 +110,15 @@ class TestPublication(base.BaseTestCase):
                          value.pool_of('0000:01:00.0', '0000:01:1f.7'))
         self.assertIsNone(value.pool_of(None, '0000:03:02.3'))
         self.assertEqual(3, value.pools[1].index_of('0000:02:02.3'))
+
+    def test_pool_of_a_parent_with_two_types(self):
+        uuids = ('6f314289-8d62-486c-b1b5-25e0177906f1',
+                 '53b30af8-24b7-4965-a6d4-c84c7720170b')
+        value = publication.Publication(tuple(
+            publication.Pool.of('mtty', dataclasses.replace(
+                KIND, partition=kind), [publication.VF(uuid, 0, True)])
+            for kind, uuid in zip(('mtty-1', 'mtty-2'), uuids, strict=True)))
+        self.assertEqual(value.pools[1], value.pool_of('mtty', uuids[1]))
 
     def test_garbage_is_refused_where_it_is(self):
         good = json.loads(publication.encode(

@@ -64,15 +64,29 @@ class PublisherTest(testtools.TestCase):
                              (said.pf_address, said.index_of(
                                  pf.lower()[:-1] + '1')))
 
+    def test_mediated_devices_are_published_beside_vfs(self):
+        mdev = '6f314289-8d62-486c-b1b5-25e0177906f1'
+        self.answer = (pool(), contract.Pool(
+            'mtty', identity.VFIdentity('0000', '0000', None, 1),
+            (contract.VF(mdev, 0, True),)))
+        said = self.said()
+        self.assertEqual(('', 2), (said.problem, len(said.pools)))
+        self.assertEqual(said.pools[1], said.pool_of(None, mdev))
+
     def test_what_no_scheduler_would_read_is_named(self):
         self.answer = (pool(pf='PCI 7.0'),)
         said = self.said()
         self.assertEqual((), said.pools)
-        self.assertIn('is not a PCI address', said.problem)
+        self.assertIn('not the address or the name', said.problem)
 
     def test_frame_buffers_are_remembered(self):
         self.assertIsNone(
             self.publisher.frame_buffer_bytes(['0000:83:00.1']))
+        self.answer = (pool(frame_buffer_mib=None),)
+        self.said()
+        self.assertIsNone(
+            self.publisher.frame_buffer_bytes(['0000:83:00.1']))
+        self.answer = (pool(),)
         self.said()
         self.answer = errors.AgentUnreachable('gone')
         self.said()

@@ -171,9 +171,9 @@ class DriverTest(Case):
              'driver_version': 'mlx5_vfio_pci',
              'revision': '0x02', 'subsystem': '1002:0b36'},
             found.identity.as_dict())
-        self.assertEqual(('mtty', 'mtty-2', '0000'), (
+        self.assertEqual(('mtty', 'mtty-2', '0000', None), (
             mdevs.pf_address, mdevs.identity.partition,
-            mdevs.identity.vendor_id))
+            mdevs.identity.vendor_id, mdevs.identity.frame_buffer_mib))
         self.assertEqual([], self.machine.calls)
 
     def test_an_identity_beside_the_device_is_taken(self):
