@@ -72,7 +72,7 @@ class StandinHypervisor(hypervisor.Hypervisor):
         self._answer()
         if self.qemu is None or not self.qemu.sent:
             return None
-        return hypervisor.JobSample(self.qemu.sample(), 0, 0)
+        return hypervisor.JobSample(self.qemu.sample(), 0)
 
     def ended_job(self, instance_uuid: str) -> dict[str, Any]:
         return self.final

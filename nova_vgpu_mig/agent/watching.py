@@ -29,6 +29,7 @@ from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.agent import node as node_
 from nova_vgpu_mig.agent import views
 from nova_vgpu_mig.conf import libvirt as libvirt_conf
+from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration.hypervisor import destination
 from nova_vgpu_mig.migration.hypervisor import source
 from nova_vgpu_mig.migration.hypervisor import watch
@@ -196,7 +197,7 @@ class Watching:
         scene = watch.Scene(
             node.hypervisor, node.journal, record, AgentPeer(node, entry),
             self._options.poll_interval, node.moves.remove_watch,
-            node.observer)
+            node.observer, self._explanation(entry))
         if entry.role is DESTINATION:
             return destination.DestinationWatch(scene)
         known = self._view.experience(entry.instance_uuid,
@@ -205,6 +206,15 @@ class Watching:
             scene, limits.Limits.from_conf(
                 node.conf, record.limit_seconds, known.costs),
             steer=self._options.steer)
+
+    def _explanation(self, entry: journal_.Entry) -> contract.Explain:
+        try:
+            return self._node.driver.explanation(
+                entry.vf_address, resets=entry.role is SOURCE)
+        except contract.DeviceError as exc:
+            # It only adds to a reason; no move ends for want of it.
+            LOG.info('What would explain a failure is not known: %s', exc)
+            return contract.nothing_more
 
     def abort(self, entry: journal_.Entry, reason: str) -> None:
         """Source: ask libvirt to abort; what comes of it is watched.

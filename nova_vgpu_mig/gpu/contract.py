@@ -26,6 +26,7 @@ software GPU would have become the easy case that the real one is not.
 """
 
 import abc
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import enum
@@ -264,6 +265,18 @@ class Pool:
     health: health_.Health = health_.UNKNOWN
 
 
+Explain = Callable[[], str]
+"""What is known of a failure beside the kernel's number; '' for nothing.
+
+A variant driver's host driver often has a reason where the kernel passes on
+a bare EINVAL; who knows that host driver adds it.
+"""
+
+
+def nothing_more() -> str:
+    return ''
+
+
 class GPUDriver(abc.ABC):
     """A plugin for one kind of GPU (`nova_vgpu_mig.gpu_drivers`).
 
@@ -307,6 +320,17 @@ class GPUDriver(abc.ABC):
 
         :raises DeviceError: EBUSY while a guest or a migration holds it.
         """
+
+    def explanation(self, address: str, resets: bool = True) -> Explain:
+        """Begin to note what explains a failure of a VF from now on.
+
+        For a VF that is open here, and for one that QEMU has.
+
+        :param resets: False if it is to be opened yet, and so to be reset.
+        :returns: what to call once something has failed.
+        :raises DeviceError: the VF can't be looked at.
+        """
+        return nothing_more
 
     def close(self) -> None:
         """End what the driver keeps going; it is not used after that."""

@@ -125,19 +125,13 @@ class JobSample:
     remaining_bytes: int
     """Of guest RAM: devices are under-reported, so they are left out."""
 
-    total_bytes: int
-    """Of guest RAM."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Abilities:
     """What this hypervisor has of what the carrier would use."""
 
     version: str
-    device_events: bool = True
-    monitor_events: bool = True
     switchover_bandwidth: bool = True
-    device_statistics: bool = True
     parallel: bool = True
     missing: tuple[str, ...] = ()
     """A sentence for each that is not there: what, and what is lost."""

@@ -32,7 +32,6 @@ from nova_vgpu_mig.gpu.gim import inventory
 from nova_vgpu_mig.gpu.gim import library as library_
 from nova_vgpu_mig.gpu.vfio import calls
 from nova_vgpu_mig.gpu.vfio import driver as vfio_driver
-from nova_vgpu_mig.gpu.vfio import stream
 from nova_vgpu_mig.gpu.vfio import sysfs
 
 LOG = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class GIMDriver(contract.GPUDriver):
                  kernel: calls.Kernel | None = None) -> None:
         """:param files, kernel: other than this machine's, for tests."""
         self._vfio = vfio_driver.VFIODriver(conf, files, kernel,
-                                            self._explanation)
+                                            self.explanation)
         self._events = events_.Events(self._connected)
         self._lock = threading.Lock()
         self._library: library_.Library | None = None
@@ -144,8 +143,8 @@ class GIMDriver(contract.GPUDriver):
                 'migration; wait until the guest has loaded its driver')
         return self._vfio.open(address)
 
-    def _explanation(self, address: str) -> stream.Explain:
-        """Begin to note what explains a failure of this VF."""
+    def explanation(self, address: str,
+                    resets: bool = True) -> contract.Explain:
         number = self._events.begin()
         before = describe.resets_of(self._data(address)[1])
 
@@ -155,7 +154,7 @@ class GIMDriver(contract.GPUDriver):
                 after = describe.resets_of(self._data(address)[1])
             except contract.DeviceError:
                 after = before
-            if before != after:
+            if resets and before != after:
                 said.append(f'the VF was reset meanwhile (FLR count '
                             f'{before} -> {after})')
             return f'; GIM: {"; ".join(said)}' if said else ''

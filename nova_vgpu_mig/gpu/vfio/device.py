@@ -38,7 +38,7 @@ class VFIODevice(contract.MigrationDevice):
     """A PCI VF or a mediated device, by VFIO_DEVICE_FEATURE."""
 
     def __init__(self, address: str, opened: opening.Opened,
-                 explain: stream_.Explain = stream_.nothing_more) -> None:
+                 explain: contract.Explain = contract.nothing_more) -> None:
         """Takes over `opened`; closes it when the device can't migrate.
 
         :param explain: asked when the kernel fails a change of state, or

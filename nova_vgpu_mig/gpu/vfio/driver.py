@@ -35,7 +35,6 @@ from nova_vgpu_mig.gpu.vfio import describe
 from nova_vgpu_mig.gpu.vfio import device
 from nova_vgpu_mig.gpu.vfio import opening
 from nova_vgpu_mig.gpu.vfio import rights
-from nova_vgpu_mig.gpu.vfio import stream
 from nova_vgpu_mig.gpu.vfio import sysfs
 
 LOG = logging.getLogger(__name__)
@@ -70,14 +69,14 @@ class VFIODriver(contract.GPUDriver):
     def __init__(self, conf: cfg.ConfigOpts,
                  files: sysfs.Files | None = None,
                  kernel: calls.Kernel | None = None,
-                 explain: Callable[[str], stream.Explain] | None = None
+                 explain: Callable[[str], contract.Explain] | None = None
                  ) -> None:
         """
         :param files, kernel: other than this machine's, for tests.
-        :param explain: called with the address of a VF that is being
-            opened; returns what its failures are explained by.
+        :param explain: called with the address of a VF that was opened;
+            returns what its failures are explained by.
         """
-        self._explain = explain or (lambda address: stream.nothing_more)
+        self._explain = explain or self.explanation
         vfio.register_opts(conf)
         self._files = files or sysfs.Files()
         self._doors = opening.Doors(
@@ -145,8 +144,13 @@ class VFIODriver(contract.GPUDriver):
         return node
 
     def open(self, address: str) -> contract.MigrationDevice:
-        node, explain = self._node(address), self._explain(address)
-        opened = self._doors.open(node)
+        opened = self._doors.open(self._node(address))
+        try:
+            # From here on: a device is reset as it is opened.
+            explain = self._explain(address)
+        except contract.DeviceError:
+            opened.close()
+            raise
         try:
             found = _Tracked(address, opened, explain)
         except contract.DeviceError as exc:

@@ -13,7 +13,6 @@
 
 """The data fd of a kernel device, as the contract's stream."""
 
-from collections.abc import Callable
 import errno
 
 from nova_vgpu_mig.gpu import contract
@@ -21,23 +20,11 @@ from nova_vgpu_mig.gpu.vfio import calls
 from nova_vgpu_mig.gpu.vfio import uapi
 
 
-Explain = Callable[[], str]
-"""What is known of a failure beside the kernel's number; '' for nothing.
-
-A variant driver's host driver often has a reason where the kernel passes on
-a bare EINVAL; who knows that host driver adds it.
-"""
-
-
-def nothing_more() -> str:
-    return ''
-
-
 class DataFd(contract.DataStream):
     """A saving or a loading fd; which one, the kernel knows."""
 
     def __init__(self, kernel: calls.Kernel, address: str, fd: int,
-                 explain: Explain = nothing_more) -> None:
+                 explain: contract.Explain = contract.nothing_more) -> None:
         """Takes over `fd`."""
         self._explain = explain
         self._kernel = kernel

@@ -81,6 +81,7 @@ class DestinationWatch(watch.Watch):
         reason = self._given_up or (
             'the guest went back to the source' if self._seen
             else 'the guest did not come in time')
+        reason += self._explain()
         self._journal.move(self._uuid, DESTINATION, State.DROPPED,
                            record=self._progress.values())
         self._progress.end(phases.Phase.RETURNED, phases.Outcome.FAILED,

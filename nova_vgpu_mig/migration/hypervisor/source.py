@@ -249,6 +249,8 @@ class SourceWatch(watch.Watch):
             self._record, begun=self._begun,
             aborting=self._aborting or self._given_up,
             final=self._final or self._host.ended_job(self._instance))
+        if outcome is phases.Outcome.FAILED:
+            reason += self._explain()
         self._restore_limit()
         self._journal.move(self._uuid, SOURCE, State.RETURNED,
                            expected=State.ACTIVE,

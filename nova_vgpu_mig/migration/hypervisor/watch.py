@@ -27,6 +27,7 @@ import queue
 import threading
 import time
 
+from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import custody
 from nova_vgpu_mig.migration.hypervisor import judgement
 from nova_vgpu_mig.migration.hypervisor import timeline
@@ -85,6 +86,8 @@ class Scene:
     """Called in the watch's thread, when nothing is watched any more."""
 
     observer: progress_.Observer | None = None
+    explain: contract.Explain = contract.nothing_more
+    """What the GPU driver adds to the reason of a failure."""
 
 
 class Watch(abc.ABC):
@@ -99,6 +102,7 @@ class Watch(abc.ABC):
         self._peer = scene.peer
         self._poll = scene.poll_seconds
         self._ended = scene.ended
+        self._explain = scene.explain
         self._record = scene.record
         self._progress = progress_.Progress(scene.record, scene.journal,
                                             scene.observer)

@@ -85,8 +85,7 @@ def sample(stats: dict[str, Any], at: float) -> hypervisor.JobSample | None:
     return hypervisor.JobSample(
         steering.Sample(at, passes, int(stats.get('memory_processed', 0)),
                         None if device is None else int(device)),
-        remaining_bytes=int(stats.get('memory_remaining', 0)),
-        total_bytes=int(stats.get('memory_total', 0)))
+        remaining_bytes=int(stats.get('memory_remaining', 0)))
 
 
 def lifecycle(module: Any, event: int, detail: int) -> str:
@@ -148,6 +147,8 @@ def abilities(libvirt: int, qemu: int, *,
         'parallel': 'no parallel connections (libvirt 5.2)',
     }
     return hypervisor.Abilities(
-        f'libvirt {version(libvirt)}, QEMU {version(qemu)}', **has,
+        f'libvirt {version(libvirt)}, QEMU {version(qemu)}',
+        switchover_bandwidth=has['switchover_bandwidth'],
+        parallel=has['parallel'],
         missing=tuple(missing[key] for key, there in has.items()
                       if not there))

@@ -13,10 +13,12 @@
 """Moves that the hypervisor carries, watched by two agents over RPC."""
 
 import time
+from unittest import mock
 import uuid
 
 from nova_vgpu_mig.agent import errors
 from nova_vgpu_mig.agent import objects
+from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.planning import steering
@@ -151,6 +153,31 @@ class TestWatched(WatchedCase):
         self.assertTrue(self.free(self.b, request.destination_vf))
         # What libvirt had before is what a migration by hand will find.
         self.assertEqual(300, self.pair.source.limits[-1])
+
+    def test_the_host_driver_says_why_the_state_was_refused(self) -> None:
+        asked = []
+
+        def explanation(driver: object, address: str,
+                        resets: bool = True) -> contract.Explain:
+            asked.append((address, resets))
+            return lambda: '; GIM: FW_MIGRATION_IMPORT_FAIL: PSP version'
+
+        with mock.patch.object(contract.GPUDriver, 'explanation',
+                               explanation):
+            request = self.prepared()
+        one = qemu()
+        self.pair.begin(one)
+        one.run(0.1)
+        self.until(request, phases.Phase.PRECOPY)
+        self.until(request, phases.Phase.PRECOPY, DESTINATION)
+        self.pair.go_back('load of migration failed: Invalid argument')
+        for role in (SOURCE, DESTINATION):
+            self.until(request, phases.Phase.RETURNED, role)
+            self.assertIn('; GIM: FW_MIGRATION_IMPORT_FAIL: PSP version',
+                          self.record(request, role).reason)
+        # QEMU opens the destination's yet, and so resets it.
+        self.assertEqual({(request.source_vf, True),
+                          (request.destination_vf, False)}, set(asked))
 
     def test_the_operator_aborts(self) -> None:
         request = self.prepared()

@@ -30,6 +30,7 @@ from nova_vgpu_mig.gpu.gim import events
 from nova_vgpu_mig.gpu.gim import inventory
 from nova_vgpu_mig.gpu import registry
 from nova_vgpu_mig.gpu.vfio import driver as vfio_driver
+from nova_vgpu_mig.gpu.vfio import opening
 from nova_vgpu_mig.gpu.vfio import rights
 from tests import amdsmi_standin
 from tests.unit.gpu.vfio import machine as vfio_machine
@@ -271,6 +272,27 @@ class MoveTest(Case):
         self.vf.flr_count += 1
         self.kernel.refuse[S.PRE_COPY] = errno.EINVAL, S.RUNNING
         self.assertIn('FLR count 0 -> 1', self.refused(
+            errno.EINVAL, found.set_state, S.PRE_COPY))
+
+    def test_of_a_vf_that_qemu_opens_no_reset_is_told(self):
+        explain = self.driver.explanation(self.vf.bdf, resets=False)
+        self.vf.flr_count += 1
+        self.assertEqual('', explain())
+        self.amd.emit(self.vf, 'FW_MIGRATION_IMPORT_FAIL', 'PSP version')
+        self.assertEqual('; GIM: FW_MIGRATION_IMPORT_FAIL: PSP version',
+                         explain())
+
+    def test_opening_it_here_is_no_news_either(self):
+        kernels_own = opening.Doors.open
+
+        def reset(doors, node):
+            self.vf.flr_count += 1
+            return kernels_own(doors, node)
+
+        with mock.patch.object(opening.Doors, 'open', reset):
+            found = self.open()
+        self.kernel.refuse[S.PRE_COPY] = errno.EINVAL, S.RUNNING
+        self.assertNotIn('FLR', self.refused(
             errno.EINVAL, found.set_state, S.PRE_COPY))
 
     def test_events_are_read_from_the_first_look(self):
