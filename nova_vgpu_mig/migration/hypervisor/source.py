@@ -145,7 +145,7 @@ class SourceWatch(watch.Watch):
         if self._clock_looks:
             self._clock_looks -= 1
             self._peer.guest()
-        self._samples.append(found.sample)
+        steering.add(self._samples, found.sample)
         carried = self._record.job.get('switchover_bandwidth')
         foreseen = steering.forecast(
             self._samples, costs=self._limits.costs, carried=carried,

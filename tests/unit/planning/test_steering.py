@@ -70,6 +70,25 @@ class TestRounds(base.BaseTestCase):
                          [(r.bytes_sent, r.seconds) for r in done])
         self.assertEqual([10, 10], [r.dirty_bytes for r in done[1:]])
 
+    @hypothesis.given(strategies.lists(strategies.tuples(
+        strategies.floats(0.01, 2), strategies.integers(0, 2),
+        strategies.integers(0, 1000)), max_size=30))
+    def test_what_is_not_kept_is_not_missed(self, steps):
+        everything, kept = [], []
+        at, passes, sent = 0.0, 1, 0
+        for seconds, more_passes, more_bytes in steps:
+            sample = steering.Sample(at, passes, sent, sent // 2)
+            everything.append(sample)
+            steering.add(kept, sample)
+            self.assertEqual(steering.rounds(everything),
+                             steering.rounds(kept))
+            self.assertEqual(
+                steering.forecast(everything, used_bytes=9, costs=COSTS),
+                steering.forecast(kept, used_bytes=9, costs=COSTS))
+            at, passes, sent = (at + seconds, passes + more_passes,
+                                sent + more_bytes)
+        self.assertLessEqual(sum(s.passes == 1 for s in kept), 2)
+
     def test_a_working_set_that_is_always_dirty_is_found(self):
         one = qemu()
         samples = [steering.Sample(0, 1, 0)]
