@@ -46,6 +46,8 @@ class Fault:
 
     name: str
     strike: Callable[[Nodes], None]
+    passes: bool = False
+    """Whether a move goes on when it is over."""
 
 
 def heal(nodes: Nodes) -> None:
@@ -90,10 +92,11 @@ SOURCE_LIBVIRTD = Fault('libvirtd killed at the source',
                         lambda nodes: kill_libvirtd(nodes[0]))
 DESTINATION_LIBVIRTD = Fault('libvirtd killed at the destination',
                              lambda nodes: kill_libvirtd(nodes[1]))
-CUT_FOR_A_WHILE = Fault('network cut for a while', _cut_for_a_while)
+CUT_FOR_A_WHILE = Fault('network cut for a while', _cut_for_a_while, True)
 CUT_FOR_GOOD = Fault('network cut for good', lambda nodes: cable.cut())
 SOURCE_AGENT = Fault('agent killed at the source',
-                     lambda nodes: kill_agent(nodes[0]))
+                     lambda nodes: kill_agent(nodes[0]), True)
 DESTINATION_AGENT = Fault('agent killed at the destination',
-                          lambda nodes: kill_agent(nodes[1]))
-BROKER = Fault('RabbitMQ killed', lambda nodes: kill_broker())
+                          lambda nodes: kill_agent(nodes[1]), True)
+BROKER = Fault('RabbitMQ killed', lambda nodes: kill_broker(), True)
+PASSING = (CUT_FOR_A_WHILE, SOURCE_AGENT, DESTINATION_AGENT, BROKER)

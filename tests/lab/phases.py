@@ -114,6 +114,10 @@ class Held:
             raise errors.LabError(
                 f'{self.phase}: the move has ended: {move.result()}')
 
+    def still(self) -> bool:
+        """Whether the transition waits yet."""
+        return self._gpu.get('knobs/held') == self.phase.state
+
     def release(self) -> None:
         """Let the move go on, and hold nothing more."""
         self._gpu.set('knobs/hold', 'none')

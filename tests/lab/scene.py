@@ -112,13 +112,19 @@ class Report:
     free: dict[str, list[str]]
     """The VFs that are free, by host."""
 
+    @property
+    def doubts(self) -> bool:
+        return any(note.startswith('IN DOUBT') for note in self.notes)
+
     def words(self) -> str:
-        return f'{"settled" if self.settled else "open"}: ' + \
-            ', '.join(sorted(set(self.outcomes)))
+        if self.settled:
+            return f'settled: {", ".join(sorted(set(self.outcomes)))}'
+        return 'IN DOUBT' if self.doubts else 'open'
 
 
-def reports(cases: list[Case]) -> list[Report]:
-    """Return them when each move is settled, or has a note why it is not."""
+def reports(cases: list[Case], doubts: bool = True) -> list[Report]:
+    """Return them when each move is settled, or, if that may be, in doubt.
+    """
     found: list[Report] = []
     uuids = [case.move.uuid for case in cases]
 
@@ -129,9 +135,10 @@ def reports(cases: list[Case]) -> list[Report]:
             # An agent that was killed a moment ago, or the broker.
             return False
         found[:] = [_report(said, case.move.uuid) for case in cases]
-        return all(report.settled or report.notes for report in found)
+        return all(report.settled or (doubts and report.doubts)
+                   for report in found)
 
-    wait.until('each move is settled, or known why not', known,
+    wait.until('the agents know what has become of each move', known,
                SETTLE_SECONDS, cases[0].source.node.console)
     return found
 

@@ -151,7 +151,12 @@ def why_returned(record: record_.MigrationRecord, *, begun: bool,
         return phases.Outcome.FAILED, 'the migration did not begin in time'
     if 'cancel' in said or 'abort' in said:
         return phases.Outcome.ABORTED, f'{phase}: {said}'
+    if not said:
+        lost = any(event['what'] == hypervisor.What.LOST
+                   for event in record.timeline)
+        said = ('libvirtd was restarted, and has ended the migration' if lost
+                else 'libvirt gave the migration up')
     return phases.Outcome.FAILED, (
-        f'{phase}: {said or "libvirt gave the migration up"}; the log of '
+        f'{phase}: {said}; the log of '
         f'libvirt and that of QEMU at {record.destination_host} '
         f'(/var/log/libvirt/qemu) say why')

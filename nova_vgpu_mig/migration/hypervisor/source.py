@@ -247,7 +247,9 @@ class SourceWatch(watch.Watch):
     def _returned(self) -> None:
         outcome, reason = report.why_returned(
             self._record, begun=self._begun,
-            aborting=self._aborting or self._given_up,
+            # That Nova rolls back is no reason of what has begun.
+            aborting=self._aborting or ('' if self._begun
+                                        else self._given_up),
             final=self._final or self._host.ended_job(self._instance))
         if outcome is phases.Outcome.FAILED:
             reason += self._explain()

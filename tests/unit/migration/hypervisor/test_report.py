@@ -19,6 +19,7 @@ from nova_vgpu_mig.migration.hypervisor import timeline
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.planning import steering
+from nova_vgpu_mig.vmm import hypervisor
 
 MIB = 1 << 20
 MARKS = timeline.Marks(still=10.0, stopped=10.1, saving=10.3, saved=11.0)
@@ -109,3 +110,11 @@ class TestEndings(base.BaseTestCase):
                 record(), begun=begun, aborting=aborting, final=final)
             self.assertEqual(outcome, found)
             self.assertIn(says, reason)
+
+    def test_it_stayed_as_libvirtd_was_restarted(self):
+        one = record()
+        one.timeline.append(
+            hypervisor.Event(hypervisor.What.LOST, 1.0).as_dict())
+        _, reason = report.why_returned(one, begun=True, aborting='',
+                                        final={})
+        self.assertIn('libvirtd was restarted', reason)
