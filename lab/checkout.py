@@ -90,6 +90,10 @@ transport_url = rabbit://lab:{password}@{network.OUTSIDE}:{broker_port}//
 host = {network.node_name(number)}
 data_host = {network.node_address(number)}
 
+[vgpu_mig_libvirt]
+# On a node, two looks a second at seven moves cost more than the moves.
+poll_interval = 1
+
 [vmm_standin]
 memory_host = {network.node_address(number)}
 

@@ -12,6 +12,7 @@
 
 """A test on the two nodes, with what it makes there taken back."""
 
+import functools
 import sys
 import time
 from typing import Any
@@ -19,18 +20,25 @@ import unittest
 import uuid
 
 from lab import cluster
+from lab import errors
 from lab import node as node_
 from lab import state
 from tests.lab import faults
+from tests.lab import forked
 from tests.lab import gpu
 from tests.lab import guest as guest_
 from tests.lab import moves
 
 
-
+@functools.cache
 def nodes() -> tuple[node_.Node, node_.Node]:
-    """The nodes of the running lab."""
+    """The nodes of the running lab, ready for the programs of the tests."""
     first, second = cluster.nodes(state.running())
+    begun = [node.begin(forked.BEGIN) for node in (first, second)]
+    for node, process in zip((first, second), begun, strict=True):
+        _, complaint = process.communicate()
+        if process.returncode:
+            raise errors.LabError(f'{node.name}: {complaint.decode()}')
     return first, second
 
 

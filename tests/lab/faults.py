@@ -49,6 +49,10 @@ class Fault:
     passes: bool = False
     """Whether a move goes on when it is over."""
 
+    parts: bool = False
+    """Whether libvirt's own finish may leave the guest running at both ends,
+    as neither can know what the other does."""
+
 
 def heal(nodes: Nodes) -> None:
     """Undo whatever fault there is, of this test or of one before."""
@@ -91,9 +95,11 @@ def _cut_for_a_while(nodes: Nodes) -> None:
 SOURCE_LIBVIRTD = Fault('libvirtd killed at the source',
                         lambda nodes: kill_libvirtd(nodes[0]))
 DESTINATION_LIBVIRTD = Fault('libvirtd killed at the destination',
-                             lambda nodes: kill_libvirtd(nodes[1]))
+                             lambda nodes: kill_libvirtd(nodes[1]),
+                             parts=True)
 CUT_FOR_A_WHILE = Fault('network cut for a while', _cut_for_a_while, True)
-CUT_FOR_GOOD = Fault('network cut for good', lambda nodes: cable.cut())
+CUT_FOR_GOOD = Fault('network cut for good', lambda nodes: cable.cut(),
+                     parts=True)
 SOURCE_AGENT = Fault('agent killed at the source',
                      lambda nodes: kill_agent(nodes[0]), True)
 DESTINATION_AGENT = Fault('agent killed at the destination',

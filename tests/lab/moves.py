@@ -20,12 +20,11 @@ import uuid
 from lab import errors
 from lab import network
 from lab import node as node_
+from tests.lab import forked
 from tests.lab import guest as guest_
 
 URI = 'qemu+tcp://{address}/system'
 PATIENCE = 240
-_CLIENT = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.client'
-_JOURNALS = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.journals'
 
 
 def journals(node: node_.Node, *uuids: str) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def journals(node: node_.Node, *uuids: str) -> dict[str, Any]:
 
     :raises LabError: one of them does not answer.
     """
-    said = node.run(f'{_JOURNALS} {" ".join(uuids)}')
+    said = node.run(f'{forked.COMMAND} journals {" ".join(uuids)}')
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
@@ -56,7 +55,8 @@ class Move:
             'destination_xml': guest.xml(mdevs),
             'source_vf': guest.mdevs[0], 'destination_vf': mdevs[0],
             'agents': agents, **more}
-        self._process = guest.node.begin(_CLIENT, json.dumps(order).encode())
+        self._process = guest.node.begin(f'{forked.COMMAND} client',
+                                         json.dumps(order).encode())
 
     def result(self, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait for the client's end and return its Result.

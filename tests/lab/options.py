@@ -17,8 +17,8 @@ from lab import node as node_
 _CONFIG = '/etc/nova-vgpu-mig/nova-vgpu-mig.conf'
 _CHANGE = """
 set -e
-sed -i '/^\\[vgpu_mig_libvirt\\]/,$d' {config}
-printf '[vgpu_mig_libvirt]\\n{lines}' >>{config}
+sed -i '/^# Of a test/,$d' {config}
+printf '# Of a test\\n[vgpu_mig_libvirt]\\n{lines}' >>{config}
 sh /lab/files/agent kill
 sh /lab/files/agent start
 """

@@ -25,6 +25,7 @@ from typing import Any
 from lab import errors
 from lab import node as node_
 from lab import wait
+from tests.lab import forked
 from tests.lab import gpu as gpu_
 from tests.lab import guest as guest_
 from tests.lab import moves
@@ -37,12 +38,11 @@ SETTLE_SECONDS = 180
 LIMIT_MS = 60000
 """Nothing here is about steering: each move shall get through its phases."""
 
-_LOOK = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.look'
-
 
 def look(node: node_.Node) -> dict[str, dict[str, Any]]:
     """Return what libvirt says there of each guest (tests/lab/look.py)."""
-    found: dict[str, dict[str, Any]] = json.loads(node.run(_LOOK))
+    found: dict[str, dict[str, Any]] = json.loads(
+        node.run(f'{forked.COMMAND} look'))
     return found
 
 

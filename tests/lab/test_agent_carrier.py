@@ -20,10 +20,11 @@ import json
 
 from nova_vgpu_mig.migration import phases
 from tests.lab import base
+from tests.lab import forked
 from tests.lab import gpu as gpu_
 
 SECONDS = 240
-_RUN = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.'
+_KEPT = 'cd /opt/nova-vgpu-mig && python3 -m tests.lab.kept'
 
 
 class AgentCarrierTestCase(base.LabTestCase):
@@ -36,7 +37,8 @@ class AgentCarrierTestCase(base.LabTestCase):
         source.set('workload/stride_bytes', gpu_.STRIDE)
         source.set('workload/bytes_per_second', gpu_.RATE)
         said = self.one.run(
-            f'{_RUN}carried {self.one.name} {here} {self.two.name} {there}',
+            f'{forked.COMMAND} carried {self.one.name} {here} '
+            f'{self.two.name} {there}',
             seconds=SECONDS)
         record = json.loads(said.splitlines()[-1])
         self.assertEqual(phases.Outcome.COMPLETED, record['outcome'], record)
@@ -52,18 +54,18 @@ class AgentCarrierTestCase(base.LabTestCase):
         here = self.mdev(self.one, gpu_.KIND)
         there = self.mdev(self.two, gpu_.KIND)
         file = '/run/checkpoint'
-        state = self.one.run(f'{_RUN}kept save {here} {file} '
+        state = self.one.run(f'{_KEPT} save {here} {file} '
                              f'{4 * gpu_.UNIT} {gpu_.STRIDE}',
                              seconds=SECONDS).splitlines()[-1]
         content = self.one.run(f'base64 {file}', seconds=SECONDS)
         self.two.run(f'base64 -d >{file}', content.encode(), seconds=SECONDS)
-        loaded = self.two.run(f'{_RUN}kept load {there} {file}',
+        loaded = self.two.run(f'{_KEPT} load {there} {file}',
                               seconds=SECONDS).splitlines()[-1]
         self.assertEqual(state, loaded)
         # Another firmware: refused before the device is touched.
         other = self.mdev(self.two, gpu_.KIND)
         gpu_.GPU(self.two, other).set('identity/firmware', '2.0')
-        said = self.two.attempt(f'{_RUN}kept load {other} {file}',
+        said = self.two.attempt(f'{_KEPT} load {other} {file}',
                                 seconds=SECONDS)
         self.assertNotEqual(0, said.returncode)
         self.assertIn(b'firmware', said.stdout + said.stderr)

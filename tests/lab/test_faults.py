@@ -21,9 +21,10 @@ agents say.
 
 One case has no good end: the network is cut in libvirt's own finish, after
 the destination was told to run the guest and before the source has heard of
-it. libvirt then runs it on both. Nobody can undo that, but the agents have to
-say so; and so they have where a half of the guest is left. Then the test does
-what they say is to be done, and they have to see that it was.
+it. libvirt then runs it on both; and so it may if the destination's libvirtd
+is killed there. Nobody can undo that, but the agents have to say so, as they
+have where a half of the guest is left. Then the test does what they say is to
+be done, and they have to see that it was.
 """
 
 import sys
@@ -85,8 +86,8 @@ class FaultsTestCase(base.LabTestCase):
     def _check_guest(self, struck: tuple[faults.Fault, ...],
                      case: scene.Case, states: tuple[str, str]) -> None:
         runs = _where(case, states, ('running',))
-        if faults.CUT_FOR_GOOD in struck and case.phase.in_finish:
-            self.assertIn(case.destination, runs)
+        if case.phase.in_finish and any(fault.parts for fault in struck):
+            self.assertTrue(runs, states)
         else:
             self.assertEqual(1, len(runs), states)
         for gpu in runs:
