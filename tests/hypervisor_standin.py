@@ -43,6 +43,7 @@ class StandinHypervisor(hypervisor.Hypervisor):
         self.aborted = False
         self.blocked: tuple[str, ...] = ()
         self.final: dict[str, Any] = {}
+        self.has = hypervisor.Abilities('stand-in')
         self.down = ''
         self._subscribers: list[tuple[str, hypervisor.Subscriber]] = []
 
@@ -55,7 +56,7 @@ class StandinHypervisor(hypervisor.Hypervisor):
 
     def abilities(self) -> hypervisor.Abilities:
         self._answer()
-        return hypervisor.Abilities('stand-in')
+        return self.has
 
     def view(self, instance_uuid: str) -> View:
         self._answer()

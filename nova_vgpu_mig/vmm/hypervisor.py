@@ -131,6 +131,9 @@ class Abilities:
     """What this hypervisor has of what the carrier would use."""
 
     version: str
+    monitor_events: bool = True
+    """QEMU's own events are told: how far a move is can be seen."""
+
     switchover_bandwidth: bool = True
     parallel: bool = True
     missing: tuple[str, ...] = ()

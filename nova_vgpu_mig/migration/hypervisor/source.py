@@ -73,6 +73,8 @@ class SourceWatch(watch.Watch):
         self._aborting = ''
         self._aborted = False
         self._blind = self._begun
+        """QEMU may have gone on without this watch having been told."""
+
         self._trace: list[report.Sent] = []
         self._final: dict[str, object] = {}
         self._looks_for_the_end = LOOKS_FOR_THE_END
@@ -121,6 +123,8 @@ class SourceWatch(watch.Watch):
             self._final = event.values
         elif event.what is hypervisor.What.STOP:
             self._note_if_early()
+        elif event.what is hypervisor.What.LOST:
+            self._blind = True
 
     def _note_if_early(self) -> None:
         if self._steer and self._opened_at_pass is None:
@@ -222,9 +226,13 @@ class SourceWatch(watch.Watch):
         return ending in (judgement.Ending.MOVED, judgement.Ending.STAYED)
 
     def _handed_over(self) -> bool:
-        """Whether the destination may have the guest, as far as was seen."""
-        return self._blind or self._record.phase in (
+        """Whether the destination may have the guest, as far as was seen.
+
+        Without QEMU's events nobody tells that all has been sent.
+        """
+        return (self._blind or self._record.phase in (
             phases.Phase.LOAD, phases.Phase.COMMIT, phases.Phase.RUN)
+            or not self._host.abilities().monitor_events)
 
     def _completed(self, answer: watch.PeerAnswer) -> None:
         self._enter(phases.Phase.RUN)

@@ -108,9 +108,11 @@ class Connection:
                         opaque: Any) -> None:
         LOG.warning('the connection to libvirt at %s was lost; it is opened '
                     'again as soon as libvirtd answers', self._uri)
+        # First: whoever looks through the next one has to know that there
+        # was a gap.
+        self._lost()
         threading.Thread(target=self._come_back, args=(connection,),
                          name='libvirt-again', daemon=True).start()
-        self._lost()
 
     def _come_back(self, gone: Any) -> None:
         with self._mutex:

@@ -148,6 +148,7 @@ def abilities(libvirt: int, qemu: int, *,
     }
     return hypervisor.Abilities(
         f'libvirt {version(libvirt)}, QEMU {version(qemu)}',
+        monitor_events=has['monitor_events'],
         switchover_bandwidth=has['switchover_bandwidth'],
         parallel=has['parallel'],
         missing=tuple(missing[key] for key, there in has.items()

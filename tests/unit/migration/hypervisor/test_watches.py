@@ -1,0 +1,163 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The watches of both ends, on hypervisors that are moved step by step."""
+
+import os
+import time
+from unittest import mock
+
+import fixtures
+from oslotest import base
+
+from nova_vgpu_mig.migration.hypervisor import source
+from nova_vgpu_mig.migration.hypervisor import watch
+from nova_vgpu_mig.migration import journal
+from nova_vgpu_mig.migration import limits
+from nova_vgpu_mig.migration import ownership
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record
+from nova_vgpu_mig.vmm import hypervisor
+from tests import gpu_lab
+from tests import hypervisor_standin
+
+Job = hypervisor.Job
+Phase = phases.Phase
+SOURCE, DESTINATION = phases.Role.SOURCE, phases.Role.DESTINATION
+State = hypervisor.GuestState
+View = hypervisor.View
+What = hypervisor.What
+
+INSTANCE = 'instance'
+UUID = 'migration'
+
+
+class Peer(watch.Peer):
+    """The other end's agent; it is silent where its hypervisor is down."""
+
+    def __init__(self, host):
+        self._host = host
+        self.has = None
+        """Its record."""
+
+    def guest(self):
+        try:
+            return watch.PeerAnswer(self._host.view(INSTANCE))
+        except hypervisor.HypervisorError:
+            return watch.PeerAnswer()
+
+    def record(self):
+        return self.has
+
+
+class WatchesCase(base.BaseTestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.useFixture(fixtures.TempDir()).path
+        self.journal = journal.Journal(os.path.join(folder, 'journal'))
+        self.addCleanup(self.journal.close)
+        self.pair = hypervisor_standin.Pair(INSTANCE)
+
+    def begin(self, role, phase, deadline):
+        """A side's scene, with its entry in the journal."""
+        made = record.MigrationRecord(
+            UUID, INSTANCE, role, 'a', 'b', 'vf-a', 'vf-b',
+            carrier=phases.Carrier.HYPERVISOR, phase=phase,
+            guest=str(State.RUNNING))
+        self.journal.begin(role, made.as_dict(),
+                           deadline=time.time() + deadline)
+        here, there = self.pair.source, self.pair.destination
+        if role is DESTINATION:
+            here, there = there, here
+        self.peer = Peer(there)
+        return watch.Scene(here, self.journal, made, self.peer, 0.01,
+                           lambda ended: None)
+
+    def start(self, made):
+        self.addCleanup(made.stop)
+        made.start()
+        return made
+
+    def source(self, phase=Phase.PREPARE, deadline=600):
+        made = source.SourceWatch(self.begin(SOURCE, Phase.PREPARE, deadline),
+                                  limits.Limits(), steer=True)
+        made.hold()
+        self.start(made)
+        if phase is Phase.PRECOPY:
+            self.pair.source.tell(INSTANCE, What.STATUS, 'active')
+            self.until(made, phase)
+        return made
+
+    def look(self, host=None):
+        """Return when a watch has looked at what its host has now."""
+        host = host or self.pair.source
+        with mock.patch.object(host, 'view', wraps=host.view) as view:
+            gpu_lab.until(lambda: view.call_count > 1, 'a look to be over')
+
+    def until(self, made, phase):
+        gpu_lab.until(lambda: made.record.phase is phase,
+                      f'the watch to be in {phase}')
+
+    def ended(self, made, phase=Phase.RETURNED):
+        """Return the reason of a watch that comes to its end."""
+        self.assertTrue(made.wait(gpu_lab.PATIENCE))
+        self.assertIs(phase, made.record.phase)
+        return made.record.reason
+
+    def doubted(self, made, says):
+        """Return when a doubt was said, in these words."""
+        gpu_lab.until(lambda: any('IN DOUBT' in note and says in note
+                                  for note in made.record.notes),
+                      f'the doubt "{says}"')
+
+    def state(self, role):
+        return self.journal.get(UUID, role).state
+
+
+class TestWhatWasNotSeen(WatchesCase):
+    """The source runs it again, and the destination can't be asked."""
+
+    def come_back(self, job=Job.NONE):
+        self.pair.source.views[INSTANCE] = View(
+            State.RUNNING, 'migration canceled', job)
+        self.pair.destination.down = 'its agent is gone'
+
+    def in_doubt(self, made):
+        self.come_back()
+        self.doubted(made, 'may run on b as well')
+        self.assertIs(ownership.State.ACTIVE, self.state(SOURCE))
+        self.pair.destination.down = ''
+        self.ended(made)
+
+    def begun(self):
+        made = self.source()
+        self.come_back(Job.OUT)
+        self.look()
+        return made
+
+    def test_all_was_seen(self):
+        made = self.begun()
+        self.come_back()
+        self.ended(made)
+        self.assertEqual([], made.record.notes)
+
+    def test_without_qemus_events(self):
+        self.pair.source.has = hypervisor.Abilities(
+            'stand-in', monitor_events=False)
+        self.in_doubt(self.begun())
+
+    def test_the_connection_was_lost_meanwhile(self):
+        made = self.begun()
+        self.pair.source.tell(INSTANCE, What.LOST)
+        self.pair.source.tell(INSTANCE, What.BACK)
+        self.in_doubt(made)
