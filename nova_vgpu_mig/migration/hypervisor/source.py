@@ -66,6 +66,9 @@ class SourceWatch(watch.Watch):
         self._limits = limits
         self._steer = steer
         self._samples: list[steering.Sample] = []
+        self._counted = False
+        """QEMU was seen to count what it sends."""
+
         self._limit_ms: int | None = None
         self._opened_at_pass: int | None = None
         self._begun = scene.record.phase not in (phases.Phase.CLAIMED,
@@ -136,8 +139,10 @@ class SourceWatch(watch.Watch):
         found = self._host.sample(self._instance)
         if found is None:
             return
-        if not self._begun:
-            self._begun = True
+        self._begun = True
+        if not self._counted:
+            # No event need have told of it, nor of the job before.
+            self._counted = True
             self._enter(phases.Phase.PRECOPY)
             # An agent that is killed has to know that a job was seen.
             self._progress.save()

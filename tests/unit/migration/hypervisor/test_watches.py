@@ -27,9 +27,11 @@ from nova_vgpu_mig.migration import limits
 from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record
+from nova_vgpu_mig.planning import steering
 from nova_vgpu_mig.vmm import hypervisor
 from tests import gpu_lab
 from tests import hypervisor_standin
+from tests import qemu_model
 
 Job = hypervisor.Job
 Phase = phases.Phase
@@ -39,6 +41,7 @@ View = hypervisor.View
 What = hypervisor.What
 
 INSTANCE = 'instance'
+MIB = 1 << 20
 UUID = 'migration'
 
 
@@ -161,3 +164,26 @@ class TestWhatWasNotSeen(WatchesCase):
         self.pair.source.tell(INSTANCE, What.LOST)
         self.pair.source.tell(INSTANCE, What.BACK)
         self.in_doubt(made)
+
+
+class TestWithoutEvents(WatchesCase):
+    def test_a_job_that_was_seen_before_it_counts_is_steered(self):
+        made = self.source()
+        self.pair.source.views[INSTANCE] = View(
+            State.RUNNING, 'booted', Job.OUT)
+        self.look()
+        self.pair.source.qemu = one = qemu_model.Qemu(
+            used=16 * MIB, working_set=4 * MIB, dirty_rate=400 * MIB,
+            bandwidth=100 * MIB)
+        one.limit_ms = steering.HOLD_MS
+        one.run(0.1)
+        self.until(made, Phase.PRECOPY)
+        self.look()
+        self.assertEqual(
+            str(Phase.PRECOPY),
+            self.journal.get(UUID, SOURCE).record['phase'])
+        for _ in range(10):
+            one.run(0.5)
+            self.look()
+        self.assertEqual(2, len(self.pair.source.limits))
+        self.assertIsNotNone(one.stopped)
