@@ -49,18 +49,19 @@ class DestinationWatch(watch.Watch):
         if not self._seen and not overdue:
             return False
         answer = self._peer.guest()
-        ending = self._decide(judgement.Sight(
+        found = self._decide(judgement.Sight(
             answer.view, here, self._record.source_host,
             self._record.destination_host, self._instance,
-            paused=self._was_paused(here)),
+            paused=self._was_paused(here), abandoned=self._overdue()),
             begun=self._seen, overdue=overdue)
-        if ending is judgement.Ending.MOVED:
+        if found.ending is judgement.Ending.MOVED:
             self._came()
-        elif (ending is judgement.Ending.STAYED
-              or (overdue and not here.state.here)):
-            self._gone()
             return True
-        return ending is judgement.Ending.MOVED
+        if not found.ending.ends and not (overdue and not here.state.here):
+            return False
+        self._gone(found.sentence if found.ending is judgement.Ending.NOWHERE
+                   else '')
+        return True
 
     def _was_paused(self, here: hypervisor.View) -> bool:
         """Whether a guest that is paused here was so before its move."""
@@ -76,9 +77,12 @@ class DestinationWatch(watch.Watch):
                            record=self._progress.values())
         self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
 
-    def _gone(self) -> None:
-        """Nothing of it is here; the VF is free again."""
-        reason = self._given_up or (
+    def _gone(self, lost: str) -> None:
+        """Nothing of it is here; the VF is free again.
+
+        :param lost: why the source does not have it either.
+        """
+        reason = lost or self._given_up or (
             'the guest went back to the source' if self._seen
             else 'the guest did not come in time')
         reason += self._explain()

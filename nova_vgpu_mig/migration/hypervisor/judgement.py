@@ -18,6 +18,19 @@ the source's libvirt may keep a paused guest, because the destination's may
 run it. Then nothing is papered over: the entry stays open, and says what each
 end has and what a person has to type. A judgement is made anew at each look,
 so that whatever that person does ends it.
+
+A guest that neither end runs has ended for the move too, and its VFs are kept
+for nobody. Where the source still has it shut off that is seen at once: the
+guest was shut off, or has crashed, and nothing can come of its move. Where
+the source has nothing and the destination neither, it was deleted, or both
+ends lost it. libvirt removes the source's only when the destination's was
+there, so that nothing is on its way any more; but a person should hear of it,
+and Nova may be about to clean up. So it is a doubt until Nova has given the
+move up, or the time is past in which it had to begin, which also holds where
+Nova says nothing: then it ends with the doubt's sentence as its reason. As
+long as one end can't be asked it stays a doubt: the guest may run there.
+Nothing is cleared here: what becomes of the VF is what becomes of any guest's
+that was shut off or deleted without a move.
 """
 
 import dataclasses
@@ -37,14 +50,22 @@ class Ending(enum.StrEnum):
     """It goes on, or has not begun."""
     MOVED = 'moved'
     STAYED = 'stayed'
+    NOWHERE = 'nowhere'
+    """Neither end runs it, nor will through this move."""
+
     DOUBT = 'doubt'
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing has to be watched any more."""
+        return self in (Ending.MOVED, Ending.STAYED, Ending.NOWHERE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Judgement:
     ending: Ending
     sentence: str = ''
-    """DOUBT: what is seen, and what to do about it."""
+    """DOUBT, NOWHERE: what is seen, and what to do about it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,6 +85,9 @@ class Sight:
 
     paused: bool = False
     """The guest was paused when the move began, and is meant to stay so."""
+
+    abandoned: bool = False
+    """Nova has given it up, or the time to begin is past."""
 
 
 _OPEN = Judgement(Ending.OPEN)
@@ -157,15 +181,30 @@ def _source_gone(sight: Sight) -> Judgement:
         return _MOVED if sight.paused else _doubt(
             sight, f'it is paused on {sight.destination_host} and nowhere '
             f'else: virsh resume {sight.instance_uuid} there')
-    return _doubt(sight, 'it runs nowhere: start it again through Nova '
-                  '(openstack server reboot --hard), after a look at '
-                  'libvirt\'s logs at both ends')
+    return _runs_nowhere(sight)
+
+
+def _runs_nowhere(sight: Sight) -> Judgement:
+    again = ('start it again through Nova (openstack server reboot --hard), '
+             'after a look at libvirt\'s logs at both ends')
+    if sight.source is not None and sight.source.state is State.SHUT_OFF:
+        return _nowhere(sight, f'it was shut off during the move; if it was '
+                        f'not meant to be, {again}')
+    said = _doubt if not sight.abandoned else _nowhere
+    return said(sight, f'it runs nowhere: {again}')
 
 
 def _doubt(sight: Sight, what: str) -> Judgement:
+    return Judgement(Ending.DOUBT, _sentence(sight, what))
+
+
+def _nowhere(sight: Sight, what: str) -> Judgement:
+    return Judgement(Ending.NOWHERE, _sentence(sight, what))
+
+
+def _sentence(sight: Sight, what: str) -> str:
     def seen(host: str, view: View | None) -> str:
         return f'{host}: {"no answer" if view is None else view}'
-    return Judgement(Ending.DOUBT, (
-        f'instance {sight.instance_uuid}: {what} '
-        f'({seen(sight.source_host, sight.source)}; '
-        f'{seen(sight.destination_host, sight.destination)})'))
+    return (f'instance {sight.instance_uuid}: {what} '
+            f'({seen(sight.source_host, sight.source)}; '
+            f'{seen(sight.destination_host, sight.destination)})')

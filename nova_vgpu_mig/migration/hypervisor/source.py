@@ -215,20 +215,23 @@ class SourceWatch(watch.Watch):
                 or (running and not self._begun and not overdue)):
             return False
         answer = self._peer.guest()
-        ending = self._decide(judgement.Sight(
+        found = self._decide(judgement.Sight(
             here, answer.view, self._record.source_host,
             self._record.destination_host, self._instance,
             handed_over=self._handed_over(),
-            paused=self._record.guest == hypervisor.GuestState.PAUSED),
+            paused=self._record.guest == hypervisor.GuestState.PAUSED,
+            abandoned=self._overdue()),
             begun=self._begun, overdue=overdue)
-        if ending is judgement.Ending.MOVED:
+        if found.ending is judgement.Ending.MOVED:
             if not self._final and self._looks_for_the_end:
                 self._looks_for_the_end -= 1
                 return False
             self._completed(answer)
-        elif ending is judgement.Ending.STAYED:
-            self._returned()
-        return ending in (judgement.Ending.MOVED, judgement.Ending.STAYED)
+        elif found.ending is judgement.Ending.STAYED:
+            self._stayed()
+        elif found.ending is judgement.Ending.NOWHERE:
+            self._returned(phases.Outcome.FAILED, found.sentence)
+        return found.ending.ends
 
     def _handed_over(self) -> bool:
         """Whether the destination may have the guest, as far as was seen.
@@ -257,24 +260,28 @@ class SourceWatch(watch.Watch):
                            record=self._progress.values())
         self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
 
-    def _returned(self) -> None:
+    def _stayed(self) -> None:
         outcome, reason = report.why_returned(
             self._record, begun=self._begun,
             # That Nova rolls back is no reason of what has begun.
             aborting=self._aborting or ('' if self._begun
                                         else self._given_up),
             final=self._final or self._host.ended_job(self._instance))
+        self._restore_limit()
+        self._returned(outcome, reason)
+
+    def _returned(self, outcome: phases.Outcome, reason: str) -> None:
+        """The VF is this host's and its guest's, whether that runs or not.
+        """
         if outcome is phases.Outcome.FAILED:
             reason += self._explain()
-        self._restore_limit()
         self._journal.move(self._uuid, SOURCE, State.RETURNED,
                            expected=State.ACTIVE,
                            record=self._progress.values())
         self._progress.end(phases.Phase.RETURNED, outcome, reason)
         self._journal.settle(self._uuid, SOURCE)
-        LOG.warning('migration %s has ended, the guest runs on here: %s',
+        LOG.warning('migration %s has ended, its guest is not moved: %s',
                     self._uuid, reason)
-
 
     def _restore_limit(self) -> None:
         """Give the guest its limit back: libvirt itself goes back to ours.

@@ -219,7 +219,7 @@ class Watch(abc.ABC):
         return entry.overdue(time.time())
 
     def _decide(self, sight: judgement.Sight, *, begun: bool,
-                overdue: bool) -> judgement.Ending:
+                overdue: bool) -> judgement.Judgement:
         """Judge; a doubt counts when it is seen twice in a row."""
         found = judgement.judge(sight, begun=begun, overdue=overdue)
         if found.ending is judgement.Ending.DOUBT:
@@ -228,7 +228,7 @@ class Watch(abc.ABC):
             self._doubted = found.sentence
         else:
             self._doubted = ''
-        return found.ending
+        return found
 
     @abc.abstractmethod
     def _look(self) -> None:

@@ -24,6 +24,7 @@ State = hypervisor.GuestState
 RUNNING = hypervisor.View(State.RUNNING, 'booted')
 PAUSED = hypervisor.View(State.PAUSED, 'migration')
 ABSENT = hypervisor.View(State.ABSENT)
+SHUT_OFF = hypervisor.View(State.SHUT_OFF, 'shutdown')
 LEAVING = hypervisor.View(State.RUNNING, 'booted', Job.OUT)
 COMING = hypervisor.View(State.PAUSED, 'migration', Job.IN)
 
@@ -32,10 +33,10 @@ VIEWS = [None, *(hypervisor.View(state, '', job)
 
 
 def judge(source, destination, *, paused=False, begun=True, overdue=False,
-          handed_over=False):
+          handed_over=False, abandoned=False):
     return judgement.judge(judgement.Sight(
         source, destination, 'a', 'b', 'uuid', handed_over=handed_over,
-        paused=paused), begun=begun, overdue=overdue)
+        paused=paused, abandoned=abandoned), begun=begun, overdue=overdue)
 
 
 class TestJudge(base.BaseTestCase):
@@ -82,6 +83,28 @@ class TestJudge(base.BaseTestCase):
         self.assertEqual(Ending.STAYED, judge(
             RUNNING, ABSENT, handed_over=True).ending)
 
+    def test_a_guest_that_was_shut_off_does_not_move(self):
+        for there in (ABSENT, SHUT_OFF):
+            found = judge(SHUT_OFF, there)
+            self.assertEqual(Ending.NOWHERE, found.ending)
+            self.assertIn('shut off during the move', found.sentence)
+            self.assertIn('a: shut off (shutdown)', found.sentence)
+        for there, ending in ((RUNNING, Ending.MOVED), (COMING, Ending.OPEN),
+                              (PAUSED, Ending.DOUBT), (None, Ending.DOUBT)):
+            self.assertEqual(ending, judge(
+                SHUT_OFF, there, abandoned=True).ending)
+
+    def test_a_guest_that_is_gone_ends_when_nobody_waits_for_it(self):
+        for there in (ABSENT, SHUT_OFF):
+            self.assertEqual(Ending.DOUBT, judge(ABSENT, there).ending)
+            found = judge(ABSENT, there, abandoned=True)
+            self.assertEqual(Ending.NOWHERE, found.ending)
+            self.assertIn('reboot --hard', found.sentence)
+        for there, ending in ((RUNNING, Ending.MOVED), (COMING, Ending.OPEN),
+                              (PAUSED, Ending.DOUBT), (None, Ending.DOUBT)):
+            self.assertEqual(ending, judge(
+                ABSENT, there, abandoned=True).ending)
+
     def test_a_guest_that_was_paused_stays_so(self):
         self.assertEqual(Ending.MOVED, judge(
             ABSENT, PAUSED, paused=True).ending)
@@ -92,16 +115,21 @@ class TestJudge(base.BaseTestCase):
 
     def test_never_moved_without_a_guest_there_and_never_while_one_is_here(
             self):
-        for source, destination, paused, begun, overdue in (
-                itertools.product(VIEWS, VIEWS, *[(False, True)] * 3)):
-            found = judge(source, destination, paused=paused, begun=begun,
-                          overdue=overdue)
-            said = (source, destination, paused, begun, overdue, found)
+        flags = ('paused', 'begun', 'overdue', 'abandoned', 'handed_over')
+        for source, destination, *on in (
+                itertools.product(VIEWS, VIEWS,
+                                  *[(False, True)] * len(flags))):
+            found = judge(source, destination,
+                          **dict(zip(flags, on, strict=True)))
+            said = (source, destination, on, found)
             if found.ending is Ending.MOVED:
                 self.assertTrue(destination.state.here, said)
                 self.assertFalse(source is not None and source.state.here,
                                  said)
             elif found.ending is Ending.STAYED:
                 self.assertTrue(source.state.here, said)
+            elif found.ending is Ending.NOWHERE:
+                for view in (source, destination):
+                    self.assertFalse(view is None or view.state.here, said)
             elif found.ending is Ending.DOUBT:
                 self.assertIn('uuid', found.sentence, said)

@@ -20,6 +20,7 @@ from unittest import mock
 import fixtures
 from oslotest import base
 
+from nova_vgpu_mig.migration.hypervisor import destination
 from nova_vgpu_mig.migration.hypervisor import source
 from nova_vgpu_mig.migration.hypervisor import watch
 from nova_vgpu_mig.migration import journal
@@ -100,6 +101,12 @@ class WatchesCase(base.BaseTestCase):
             self.pair.source.tell(INSTANCE, What.STATUS, 'active')
             self.until(made, phase)
         return made
+
+    def destination(self, deadline=600):
+        scene = self.begin(DESTINATION, Phase.CLAIMED, deadline)
+        self.journal.move(UUID, DESTINATION, ownership.State.LOADING,
+                          deadline=time.time() + deadline)
+        return self.start(destination.DestinationWatch(scene))
 
     def look(self, host=None):
         """Return when a watch has looked at what its host has now."""
@@ -187,3 +194,53 @@ class TestWithoutEvents(WatchesCase):
             self.look()
         self.assertEqual(2, len(self.pair.source.limits))
         self.assertIsNotNone(one.stopped)
+
+
+class TestGuestThatIsGone(WatchesCase):
+    OFF = View(State.SHUT_OFF, 'shutdown')
+
+    def test_shut_off_in_the_pre_copy(self):
+        made = self.source(Phase.PRECOPY)
+        limits_ = list(self.pair.source.limits)
+        self.pair.source.views[INSTANCE] = self.OFF
+        self.assertIn('shut off during the move', self.ended(made))
+        entry = self.journal.get(UUID, SOURCE)
+        self.assertIs(ownership.State.RETURNED, entry.state)
+        self.assertTrue(entry.settled)
+        # There is no QEMU any more that would have a limit.
+        self.assertEqual(limits_, self.pair.source.limits)
+        self.assertEqual([], made.record.notes)
+
+    def test_the_destination_of_it(self):
+        self.pair.destination.views[INSTANCE] = View(
+            State.PAUSED, 'migration', Job.IN)
+        made = self.destination()
+        self.look(self.pair.destination)
+        self.pair.source.views[INSTANCE] = self.OFF
+        self.pair.destination.views.clear()
+        self.assertIn('shut off during the move', self.ended(made))
+        self.assertIs(ownership.State.DROPPED, self.state(DESTINATION))
+
+    def test_deleted_and_rolled_back(self):
+        made = self.source(Phase.PRECOPY)
+        self.pair.source.views.clear()
+        self.doubted(made, 'it runs nowhere')
+        self.assertIs(ownership.State.ACTIVE, self.state(SOURCE))
+        made.give_up('Nova has rolled the migration back')
+        self.assertIn('it runs nowhere', self.ended(made))
+        self.assertTrue(self.journal.get(UUID, SOURCE).settled)
+
+    def test_deleted_and_nova_says_nothing(self):
+        made = self.source(Phase.PRECOPY, deadline=0.3)
+        self.pair.source.views.clear()
+        self.assertIn('it runs nowhere', self.ended(made))
+
+    def test_gone_from_the_source_and_nobody_there_to_ask(self):
+        made = self.source(Phase.PRECOPY)
+        self.pair.destination.down = 'its agent is gone'
+        self.pair.source.views.clear()
+        made.give_up('Nova has rolled the migration back')
+        self.doubted(made, 'has to say whether it came')
+        self.pair.destination.views[INSTANCE] = View(State.RUNNING)
+        self.pair.destination.down = ''
+        self.ended(made, Phase.COMPLETED)
