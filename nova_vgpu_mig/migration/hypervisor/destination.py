@@ -44,23 +44,24 @@ class DestinationWatch(watch.Watch):
             self._seen = True
         if here.job is not hypervisor.Job.NONE:
             return False
-        overdue = bool(self._given_up) or (
-            not self._seen and self._overdue())
+        # One that was here and is gone is waited for no longer than one that
+        # has not come: its source may never answer again.
+        late = self._overdue()
+        overdue = bool(self._given_up) or (not here.state.here and late)
         if not self._seen and not overdue:
             return False
         answer = self._peer.guest()
         found = self._decide(judgement.Sight(
             answer.view, here, self._record.source_host,
             self._record.destination_host, self._instance,
-            paused=self._was_paused(here), abandoned=self._overdue()),
+            paused=self._was_paused(here), abandoned=late),
             begun=self._seen, overdue=overdue)
         if found.ending is judgement.Ending.MOVED:
             self._came()
             return True
         if not found.ending.ends and not (overdue and not here.state.here):
             return False
-        self._gone(found.sentence if found.ending is judgement.Ending.NOWHERE
-                   else '')
+        self._gone(found)
         return True
 
     def _was_paused(self, here: hypervisor.View) -> bool:
@@ -77,18 +78,24 @@ class DestinationWatch(watch.Watch):
                            record=self._progress.values())
         self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
 
-    def _gone(self, lost: str) -> None:
-        """Nothing of it is here; the VF is free again.
-
-        :param lost: why the source does not have it either.
-        """
-        reason = lost or self._given_up or (
-            'the guest went back to the source' if self._seen
-            else 'the guest did not come in time')
-        reason += self._explain()
+    def _gone(self, found: judgement.Judgement) -> None:
+        """Nothing of it is here; the VF is free again."""
+        reason = self._why_gone(found) + self._explain()
         self._journal.move(self._uuid, DESTINATION, State.DROPPED,
                            record=self._progress.values())
         self._progress.end(phases.Phase.RETURNED, phases.Outcome.FAILED,
                            reason)
         self._journal.settle(self._uuid, DESTINATION)
         LOG.info('migration %s: %s', self._uuid, reason)
+
+    def _why_gone(self, found: judgement.Judgement) -> str:
+        if found.ending is judgement.Ending.NOWHERE:
+            return found.sentence
+        if self._given_up:
+            return self._given_up
+        if not self._seen:
+            return 'the guest did not come in time'
+        if found.ending is judgement.Ending.STAYED:
+            return 'the guest went back to the source'
+        return (f'the guest came in and is gone, and the agent of '
+                f'{self._record.source_host} does not say that it runs there')

@@ -244,3 +244,42 @@ class TestGuestThatIsGone(WatchesCase):
         self.pair.destination.views[INSTANCE] = View(State.RUNNING)
         self.pair.destination.down = ''
         self.ended(made, Phase.COMPLETED)
+
+
+class TestSourceHostIsLost(WatchesCase):
+    """The guest was coming in, and its source will never answer again."""
+
+    def come(self, deadline=600):
+        self.pair.destination.views[INSTANCE] = View(
+            State.PAUSED, 'migration', Job.IN)
+        made = self.destination(deadline)
+        self.look(self.pair.destination)
+        self.pair.source.down = 'the host is off'
+        return made
+
+    def test_past_its_deadline(self):
+        made = self.come(deadline=0.1)
+        # As long as it comes in it is not late.
+        time.sleep(0.2)
+        self.assertFalse(made.wait(0))
+        self.pair.destination.views.clear()
+        self.assertIn('came in and is gone', self.ended(made))
+        self.assertIs(ownership.State.DROPPED, self.state(DESTINATION))
+
+    def test_nova_has_given_it_up(self):
+        made = self.come()
+        self.pair.destination.views.clear()
+        self.look(self.pair.destination)
+        self.assertFalse(made.wait(0))
+        made.give_up('Nova has rolled the migration back')
+        self.assertIn('rolled the migration back', self.ended(made))
+
+    def test_a_guest_that_is_here_is_kept(self):
+        made = self.come(deadline=0.1)
+        paused = View(State.PAUSED, 'migration')
+        self.pair.destination.views[INSTANCE] = paused
+        made.give_up('Nova has rolled the migration back')
+        time.sleep(0.2)
+        self.look(self.pair.destination)
+        self.assertFalse(made.wait(0))
+        self.assertIs(ownership.State.LOADING, self.state(DESTINATION))
