@@ -74,6 +74,9 @@ class SourceWatch(watch.Watch):
         self._begun = scene.record.phase not in (phases.Phase.CLAIMED,
                                                  phases.Phase.PREPARE)
         self._aborting = ''
+        self._abort_at_once = False
+        """The job is to be aborted as soon as there is one."""
+
         self._aborted = False
         self._blind = self._begun
         """QEMU may have gone on without this watch having been told."""
@@ -103,11 +106,16 @@ class SourceWatch(watch.Watch):
     def abort(self, reason: str) -> None:
         """Ask libvirt to abort the job; what becomes of it is judged.
 
+        Nova may be about to begin one that it can't take back. So where
+        there is none yet the guest is watched on, until Nova rolls back or
+        the time to begin is past, and a job is aborted when it is seen.
+
         :raises AbortTooLate: libvirt refuses it.
         """
         self._aborting = self._aborting or reason
         if not self._begun:
-            self.give_up(reason)
+            self._abort_at_once = True
+            self._wake.set()
             return
         try:
             self._host.abort(self._instance)
@@ -210,6 +218,8 @@ class SourceWatch(watch.Watch):
         if here.job is hypervisor.Job.OUT or not here.state.here:
             # Whatever it was that this agent did not see.
             self._begun = True
+        if here.job is hypervisor.Job.OUT:
+            self._abort_what_has_begun()
         overdue = not self._begun and self._overdue()
         if (here.job is not hypervisor.Job.NONE
                 or (running and not self._begun and not overdue)):
@@ -232,6 +242,16 @@ class SourceWatch(watch.Watch):
         elif found.ending is judgement.Ending.NOWHERE:
             self._returned(phases.Outcome.FAILED, found.sentence)
         return found.ending.ends
+
+    def _abort_what_has_begun(self) -> None:
+        """Do what was asked before there was a job.
+
+        :raises hypervisor.HypervisorError: not now; the next look tries it
+            again.
+        """
+        if self._abort_at_once and not self._aborted:
+            self._host.abort(self._instance)
+            self._aborted = True
 
     def _handed_over(self) -> bool:
         """Whether the destination may have the guest, as far as was seen.

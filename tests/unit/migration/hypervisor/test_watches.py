@@ -96,6 +96,9 @@ class WatchesCase(base.BaseTestCase):
         made = source.SourceWatch(self.begin(SOURCE, Phase.PREPARE, deadline),
                                   limits.Limits(), steer=True)
         made.hold()
+        if phase is Phase.PRECOPY:
+            self.pair.source.views[INSTANCE] = View(
+                State.RUNNING, 'booted', Job.OUT)
         self.start(made)
         if phase is Phase.PRECOPY:
             self.pair.source.tell(INSTANCE, What.STATUS, 'active')
@@ -283,3 +286,64 @@ class TestSourceHostIsLost(WatchesCase):
         self.look(self.pair.destination)
         self.assertFalse(made.wait(0))
         self.assertIs(ownership.State.LOADING, self.state(DESTINATION))
+
+
+class TestAbortBeforeTheJob(WatchesCase):
+    REASON = 'aborted by the operator'
+
+    def begin_job(self):
+        self.pair.source.qemu = qemu_model.Qemu(
+            used=MIB, working_set=0, dirty_rate=0, bandwidth=MIB)
+        self.pair.source.views[INSTANCE] = View(
+            State.RUNNING, 'booted', Job.OUT)
+
+    def aborted(self):
+        gpu_lab.until(lambda: self.pair.source.aborted,
+                      'the job to be aborted')
+
+    def test_a_job_that_comes_after_it(self):
+        made = self.source()
+        made.abort(self.REASON)
+        self.look()
+        self.assertFalse(made.wait(0))
+        self.begin_job()
+        self.aborted()
+        self.assertFalse(made.wait(0))
+        self.pair.go_back('operation aborted')
+        self.assertEqual(self.REASON, self.ended(made))
+        self.assertIs(phases.Outcome.ABORTED, made.record.outcome)
+
+    def test_a_job_that_nobody_has_looked_at(self):
+        made = source.SourceWatch(self.begin(SOURCE, Phase.PREPARE, 600),
+                                  limits.Limits(), steer=True)
+        self.begin_job()
+        made.abort(self.REASON)
+        self.assertFalse(self.pair.source.aborted)
+        self.start(made)
+        self.aborted()
+
+    def test_libvirt_refuses_at_first(self):
+        made = self.source()
+        made.abort(self.REASON)
+        self.begin_job()
+        qemu, self.pair.source.qemu = self.pair.source.qemu, None
+        self.look()
+        self.pair.source.qemu = qemu
+        self.aborted()
+
+    def test_no_job_comes_and_nova_rolls_back(self):
+        made = self.source()
+        made.abort(self.REASON)
+        self.look()
+        self.assertFalse(made.wait(0))
+        made.give_up('Nova has rolled the migration back')
+        self.assertEqual(self.REASON, self.ended(made))
+        self.assertIs(phases.Outcome.ABORTED, made.record.outcome)
+
+    def test_no_job_comes_in_time(self):
+        began = time.time()
+        made = self.source(deadline=0.5)
+        made.abort(self.REASON)
+        self.assertEqual(self.REASON, self.ended(made))
+        self.assertGreaterEqual(time.time() - began, 0.5)
+        self.assertIs(phases.Outcome.ABORTED, made.record.outcome)
