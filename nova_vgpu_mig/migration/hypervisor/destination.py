@@ -54,7 +54,7 @@ class DestinationWatch(watch.Watch):
         found = self._decide(judgement.Sight(
             answer.view, here, self._record.source_host,
             self._record.destination_host, self._instance,
-            paused=self._was_paused(here), abandoned=late),
+            paused=self._was_paused(here, answer.view), abandoned=late),
             begun=self._seen, overdue=overdue)
         if found.ending is judgement.Ending.MOVED:
             self._came()
@@ -64,9 +64,11 @@ class DestinationWatch(watch.Watch):
         self._gone(found)
         return True
 
-    def _was_paused(self, here: hypervisor.View) -> bool:
-        """Whether a guest that is paused here was so before its move."""
-        if here.state is not hypervisor.GuestState.PAUSED:
+    def _was_paused(self, *views: hypervisor.View | None) -> bool:
+        """Whether a guest that is paused was so before its move."""
+        if not any(view is not None
+                   and view.state is hypervisor.GuestState.PAUSED
+                   for view in views):
             return False
         theirs = self._peer.record()
         return (theirs is not None

@@ -150,9 +150,6 @@ def _source_paused(sight: Sight, over: bool) -> Judgement:
                       f'left on {sight.source_host} must never run again and '
                       f'is to be removed there: virsh destroy '
                       f'{sight.instance_uuid}')
-    if sight.paused:
-        gone = destination is not None and not destination.state.here
-        return _STAYED if over and gone else _OPEN
     if not over:
         # A guest that was paused by somebody before its move began.
         return _OPEN
@@ -160,10 +157,13 @@ def _source_paused(sight: Sight, over: bool) -> Judgement:
         return _doubt(sight, f'it is paused on {sight.source_host}, and may '
                       f'run on {sight.destination_host}, whose agent does '
                       f'not answer: look there before it is resumed anywhere')
+    if not destination.state.here and sight.paused:
+        return _STAYED
     if destination.state is State.PAUSED:
-        return _doubt(sight, 'it is paused on both: resume it on one (virsh '
-                      'resume), and remove it from the other (virsh destroy) '
-                      'first')
+        resume = ('' if sight.paused
+                  else ', and only then resume it on the other (virsh resume)')
+        return _doubt(sight, f'it is paused on both: remove it from one '
+                      f'(virsh destroy){resume}')
     return _doubt(sight, f'it is paused on {sight.source_host} and nowhere '
                   f'else: virsh resume {sight.instance_uuid} there')
 

@@ -111,7 +111,19 @@ class TestJudge(base.BaseTestCase):
         self.assertEqual(Ending.STAYED, judge(
             PAUSED, ABSENT, paused=True).ending)
         self.assertEqual(Ending.OPEN, judge(
-            PAUSED, None, paused=True).ending)
+            PAUSED, COMING, paused=True).ending)
+        self.assertEqual(Ending.OPEN, judge(
+            PAUSED, None, paused=True, begun=False).ending)
+
+    def test_a_guest_that_was_paused_and_is_cut_in_libvirts_finish(self):
+        for destination, says in (
+                (None, 'look there before it is resumed'),
+                (PAUSED, 'paused on both'),
+                (RUNNING, 'must never run again')):
+            found = judge(PAUSED, destination, paused=True)
+            self.assertEqual(Ending.DOUBT, found.ending)
+            self.assertIn(says, found.sentence)
+            self.assertNotIn('virsh resume', found.sentence)
 
     def test_never_moved_without_a_guest_there_and_never_while_one_is_here(
             self):

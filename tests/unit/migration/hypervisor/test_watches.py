@@ -347,3 +347,22 @@ class TestAbortBeforeTheJob(WatchesCase):
         self.assertEqual(self.REASON, self.ended(made))
         self.assertGreaterEqual(time.time() - began, 0.5)
         self.assertIs(phases.Outcome.ABORTED, made.record.outcome)
+
+
+class TestPausedGuest(WatchesCase):
+    """A guest that somebody had paused before its move."""
+
+    PAUSED = View(State.PAUSED, 'user')
+
+    def test_the_destination_of_one_that_stays(self):
+        self.pair.destination.views[INSTANCE] = View(
+            State.PAUSED, 'migration', Job.IN)
+        made = self.destination()
+        theirs = made.record
+        theirs.guest = str(State.PAUSED)
+        self.peer.has = theirs
+        self.look(self.pair.destination)
+        self.pair.source.views[INSTANCE] = self.PAUSED
+        self.pair.destination.views.clear()
+        self.assertIn('went back to the source', self.ended(made))
+        self.assertEqual([], made.record.notes)
