@@ -90,7 +90,7 @@ class Sight:
     """Nova has given it up, or the time to begin is past."""
 
 
-_OPEN = Judgement(Ending.OPEN)
+OPEN = Judgement(Ending.OPEN)
 _MOVED = Judgement(Ending.MOVED)
 _STAYED = Judgement(Ending.STAYED)
 
@@ -103,7 +103,7 @@ def judge(sight: Sight, *, begun: bool, overdue: bool = False) -> Judgement:
     """
     source, destination = sight.source, sight.destination
     if _busy(source) or _busy(destination):
-        return _OPEN
+        return OPEN
     if source is not None and source.state is State.RUNNING:
         if _runs(destination):
             return _doubt(sight, 'it runs on both: stop one of them at once '
@@ -114,14 +114,14 @@ def judge(sight: Sight, *, begun: bool, overdue: bool = False) -> Judgement:
                           f'run on {sight.destination_host} as well, whose '
                           f'agent does not answer: look there, and stop one '
                           f'of them if it runs on both (virsh destroy)')
-        return _returned(sight) if begun or overdue else _OPEN
+        return _returned(sight) if begun or overdue else OPEN
     if source is None:
         # libvirt lets it run at the destination only once it is whole.
-        return _MOVED if _runs(destination) else _OPEN
+        return _MOVED if _runs(destination) else OPEN
     if source.state is State.PAUSED:
         return _source_paused(sight, begun or overdue)
     if not begun and not overdue:
-        return _OPEN
+        return OPEN
     return _source_gone(sight)
 
 
@@ -152,7 +152,7 @@ def _source_paused(sight: Sight, over: bool) -> Judgement:
                       f'{sight.instance_uuid}')
     if not over:
         # A guest that was paused by somebody before its move began.
-        return _OPEN
+        return OPEN
     if destination is None:
         return _doubt(sight, f'it is paused on {sight.source_host}, and may '
                       f'run on {sight.destination_host}, whose agent does '

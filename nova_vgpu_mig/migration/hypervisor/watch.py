@@ -178,10 +178,14 @@ class Watch(abc.ABC):
         self._queue.put(event)
         self._wake.set()
 
-    def _take_events(self) -> None:
+    def _take_events(self) -> bool:
+        """Take what is queued; whether there was anything."""
+        taken = False
         with contextlib.suppress(queue.Empty):
             while True:
                 self._take(self._queue.get_nowait())
+                taken = True
+        return taken
 
     def _take(self, event: hypervisor.Event) -> None:
         self._events.append(event)
@@ -220,8 +224,14 @@ class Watch(abc.ABC):
 
     def _decide(self, sight: judgement.Sight, *, begun: bool,
                 overdue: bool) -> judgement.Judgement:
-        """Judge; a doubt counts when it is seen twice in a row."""
+        """Judge; a doubt counts when it is seen twice in a row.
+
+        An end counts when nothing was told while it was looked for: that may
+        change it, and belongs to the record in any case.
+        """
         found = judgement.judge(sight, begun=begun, overdue=overdue)
+        if found.ending.ends and self._take_events():
+            return judgement.OPEN
         if found.ending is judgement.Ending.DOUBT:
             if self._doubted == found.sentence:
                 self._note(f'IN DOUBT: {found.sentence}')

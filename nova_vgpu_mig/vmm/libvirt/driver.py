@@ -105,10 +105,12 @@ class LibvirtHypervisor(hypervisor.Hypervisor):
             domain = _lookup(libvirt, made, instance_uuid)
             if domain is None:
                 return hypervisor.View(hypervisor.GuestState.ABSENT)
+            # In this order: without a job, the state is what that has left.
+            # The other way round a job that ends in between leaves a guest
+            # that seems to run as if there had been none.
+            job = words.job(libvirt, _running_stats(libvirt, domain))
             state, reason = domain.state()
-            stats = _running_stats(libvirt, domain)
-            return words.view(libvirt, state, reason,
-                              words.job(libvirt, stats))
+            return words.view(libvirt, state, reason, job)
         seen: hypervisor.View = self._ask(
             f'libvirt, domain {instance_uuid}, its state', ask)
         return seen

@@ -58,6 +58,15 @@ class Domain:
         self.limits.append(milliseconds)
 
 
+class Ending(Domain):
+    """Its migration ends as soon as one thing has been asked."""
+
+    def _answer(self, name):
+        answer = super()._answer(name)
+        self.answers = {'state': (5, 4), 'stats': {}}
+        return answer
+
+
 class Connection:
     def __init__(self, domain):
         self.domain = domain
@@ -117,6 +126,12 @@ class TestLibvirt(base.BaseTestCase):
                 (LibvirtError(TIMEOUT, 'cannot acquire state change lock'),
                  hypervisor.Job.OTHER)):
             self.assertEqual(job, self.view(stats=stats).job, stats)
+
+    def test_a_job_that_ends_between_two_questions(self):
+        one = port(Ending((1, 1), test_libvirt_words.STATS))
+        # Never one that runs, and has no job.
+        self.assertEqual(hypervisor.Job.OUT, one.view(UUID).job)
+        self.assertEqual('shut off (migrated)', str(one.view(UUID)))
 
     def test_a_held_monitor_gives_no_sample(self):
         self.assertIsNone(port(Domain(stats=LibvirtError(

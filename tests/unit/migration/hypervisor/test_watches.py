@@ -164,6 +164,20 @@ class TestWhatWasNotSeen(WatchesCase):
         self.ended(made)
         self.assertEqual([], made.record.notes)
 
+    def test_it_is_told_while_the_guest_is_looked_at(self):
+        made = self.begun()
+        host = self.pair.source
+        view = host.view
+
+        def look(uuid):
+            found = view(uuid)
+            if found.job is Job.NONE and not made.record.timeline:
+                host.tell(INSTANCE, What.STATUS, 'completed')
+            return found
+
+        with mock.patch.object(host, 'view', look):
+            self.in_doubt(made)
+
     def test_without_qemus_events(self):
         self.pair.source.has = hypervisor.Abilities(
             'stand-in', monitor_events=False)
