@@ -15,6 +15,7 @@
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import importlib.metadata
 import logging
@@ -33,8 +34,10 @@ from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import limits
 from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.planning import convergence
 from nova_vgpu_mig.planning import downtime
 from nova_vgpu_mig.planning import estimate
+from nova_vgpu_mig.planning import steering
 
 LOG = logging.getLogger(__name__)
 
@@ -75,10 +78,44 @@ def _hypervisor_costs(parts: Mapping[str, float]) -> downtime.FixedCosts:
         {'vcpus': 0.0, 'state': 0.0, 'verify': 0.0, **known})
 
 
-_COSTS: dict[phases.Carrier, Callable[[Mapping[str, float]],
-                                      downtime.FixedCosts]] = {
-    phases.Carrier.AGENT: downtime.FixedCosts.from_parts,
-    phases.Carrier.HYPERVISOR: _hypervisor_costs,
+def _agent_rate(rounds: Sequence[Mapping[str, Any]]) -> float:
+    """Bytes a second of frame buffer and stream while they were sent."""
+    seconds = sum(r['sending_seconds'] for r in rounds)
+    sent = sum(r['frame_buffer_bytes'] + r['stream_bytes'] for r in rounds)
+    return sent / seconds if seconds > 0 else 0.0
+
+
+def _hypervisor_rate(rounds: Sequence[Mapping[str, Any]]) -> float:
+    """Bytes a second of the best round, as the move itself reckons.
+
+    Guest RAM goes the same way, so it counts. A round of a held limit waits
+    for longer than it sends: all rounds together would say how little was
+    dirty, not what the way carries.
+    """
+    return steering.bandwidth([
+        convergence.Observation(r['stream_bytes'] + r['memory_bytes'],
+                                r['seconds'], 0) for r in rounds])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Reading:
+    """How what a carrier's moves have measured is read."""
+
+    costs: Callable[[Mapping[str, float]], downtime.FixedCosts]
+    rate: Callable[[Sequence[Mapping[str, Any]]], float]
+    believed: Callable[[list[float]], float]
+    """Of the rates of several moves."""
+
+
+_READINGS = {
+    phases.Carrier.AGENT: _Reading(downtime.FixedCosts.from_parts,
+                                   _agent_rate, statistics.median),
+    # QEMU was seen to send at least so much: a small guest, or one that is
+    # mostly zeros, does not show what the way carries. Too high a rate costs
+    # a move that is aborted early, by what it measures itself; too low a one
+    # refuses every move that would have shown better.
+    phases.Carrier.HYPERVISOR: _Reading(_hypervisor_costs, _hypervisor_rate,
+                                        max),
 }
 
 
@@ -99,6 +136,7 @@ class Experience:
     def of(cls, records: Iterable[dict[str, Any]], instance_uuid: str,
            carrier: phases.Carrier = phases.Carrier.AGENT) -> 'Experience':
         """Pure. :param records: MigrationRecord.as_dict(), newest first."""
+        reading = _READINGS[carrier]
         rates: list[float] = []
         parts: list[dict[str, float]] = []
         dirty = None
@@ -112,26 +150,24 @@ class Experience:
             if (values['outcome'] != phases.Outcome.COMPLETED
                     or len(parts) == RECENT):
                 continue
-            seconds = sum(r['sending_seconds'] for r in rounds)
-            sent = sum(r['frame_buffer_bytes'] + r['stream_bytes']
-                       for r in rounds)
+            rate = reading.rate(rounds)
             # A paused guest had no downtime, and says nothing of its parts;
             # a connection that was lost meanwhile says nothing of the next.
-            if (seconds > 0 and sent and values['downtime_parts']
+            if (rate and values['downtime_parts']
                     and not values.get('reconnects')):
                 parts.append(values['downtime_parts'])
-                rates.append(sent / seconds)
+                rates.append(rate)
         if not parts:
             return cls(dirty_bytes_per_second=dirty)
-        costs = _COSTS[carrier]({
+        costs = reading.costs({
             name: statistics.median(p[name] for p in parts if name in p)
             for name in set().union(*parts)})
-        return cls(statistics.median(rates), costs, dirty, len(parts))
+        return cls(reading.believed(rates), costs, dirty, len(parts))
 
     def __str__(self) -> str:
         """Where bandwidth and fixed costs come from, for the reason."""
-        origin = (f'the median of the last {self.moves} completed moves '
-                  'from this host' if self.moves else
+        origin = (f'as the last {self.moves} completed moves from this host '
+                  'have measured them' if self.moves else
                   'assumed, as no move from this host has measured them')
         return (f'{self.bandwidth / 2 ** 20:.0f} MiB/s and fixed costs of '
                 f'{self.costs.total * 1000:.0f} ms are {origin}')

@@ -25,6 +25,7 @@ from typing import Any
 from nova_vgpu_mig.migration.hypervisor import timeline
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
+from nova_vgpu_mig.planning import convergence
 from nova_vgpu_mig.planning import steering
 from nova_vgpu_mig.vmm import hypervisor
 
@@ -73,10 +74,22 @@ def rounds(samples: Sequence[steering.Sample]) -> list[record_.Round]:
         made.append(record_.Round(
             number=number, stream_bytes=vf.bytes_sent,
             memory_bytes=max(0, all_.bytes_sent - vf.bytes_sent),
-            seconds=all_.seconds, sending_seconds=all_.seconds,
+            seconds=all_.seconds, sending_seconds=_share(vf, all_),
             dirty_bytes_per_second=(vf.bytes_sent / vf.seconds
                                     if number > 1 and vf.seconds else 0.0)))
     return made
+
+
+def _share(vf: convergence.Observation,
+           all_: convergence.Observation) -> float:
+    """Return the seconds of a round that went to the VF.
+
+    By bytes: guest RAM goes the same way, and QEMU does not tell when which
+    of the two was sent.
+    """
+    if not all_.bytes_sent:
+        return 0.0
+    return all_.seconds * min(1.0, vf.bytes_sent / all_.bytes_sent)
 
 
 def note_progress(record: record_.MigrationRecord,

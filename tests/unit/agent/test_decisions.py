@@ -12,6 +12,7 @@
 
 """What an agent concludes from its journal and pools, without I/O."""
 
+import dataclasses
 import unittest
 
 from nova_vgpu_mig.agent import errors
@@ -19,9 +20,15 @@ from nova_vgpu_mig.agent import requests
 from nova_vgpu_mig.agent import views
 from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.gpu import contract
+from nova_vgpu_mig.migration.hypervisor import report
 from nova_vgpu_mig.migration import limits
+from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.planning import downtime
 from nova_vgpu_mig.planning import estimate
+from nova_vgpu_mig.planning import steering
+
+GIB = 2 ** 30
+MIB = 2 ** 20
 
 
 def record(instance: str, seconds: float, sent: int,
@@ -73,6 +80,57 @@ class TestExperience(unittest.TestCase):
         known = views.Experience.of([paused, running], 'i')
         self.assertEqual((1, 100.0, 0.2), (
             known.moves, known.bandwidth, known.costs.drain))
+
+
+class TestWatchedExperience(unittest.TestCase):
+    """What is learnt where QEMU carried the state."""
+
+    def moved(self, *samples: steering.Sample) -> dict[str, object]:
+        return {
+            'carrier': 'hypervisor', 'instance_uuid': 'i',
+            'outcome': 'completed', 'reconnects': 0,
+            'downtime_parts': {'drain': 0.01, 'pre_switchover': 0.005,
+                               'stop_copy': 0.05, 'handover': 0.05},
+            'rounds': [dataclasses.asdict(made)
+                       for made in report.rounds(samples)]}
+
+    def known(self, *records: dict[str, object]) -> views.Experience:
+        return views.Experience.of(records, 'i', phases.Carrier.HYPERVISOR)
+
+    def large(self) -> dict[str, object]:
+        """64 GiB of guest RAM, 1 GiB of VRAM, and a way of 1 GiB/s.
+
+        Then 20 MiB of VRAM and 40 of RAM are dirty a look, and the limit is
+        held.
+        """
+        first = steering.Sample(65, 2, 65 * GIB, GIB)
+        return self.moved(steering.Sample(0, 1, 0, 0), first, *(
+            dataclasses.replace(
+                first, at=65 + 1.1 * look, passes=2 + look,
+                sent_bytes=65 * GIB + 60 * MIB * look,
+                device_bytes=GIB + 20 * MIB * look) for look in (1, 2)))
+
+    def test_much_ram_is_no_slow_way(self) -> None:
+        known = self.known(self.large())
+        self.assertAlmostEqual(GIB, known.bandwidth)
+        workload = estimate.Workload(GIB, known.dirty_bytes_per_second)
+        made = estimate.plan(
+            workload, bandwidth=known.bandwidth, limit_seconds=0.5,
+            costs=known.costs)
+        self.assertTrue(made.converges, made.reason)
+        self.assertIs(True, views.fits(
+            workload, limits.Limits(downtime_seconds=0.5), known, made))
+
+    def test_a_small_guest_says_little_of_the_way(self) -> None:
+        small = self.moved(steering.Sample(0, 1, 0, 0),
+                           steering.Sample(1, 4, 16 * MIB, 8 * MIB))
+        known = self.known(small, small, self.large())
+        self.assertAlmostEqual(GIB, known.bandwidth)
+
+    def test_without_word_of_the_device_ram_tells_the_way(self) -> None:
+        known = self.known(self.moved(steering.Sample(0, 1, 0),
+                                      steering.Sample(2, 2, 2 * GIB)))
+        self.assertAlmostEqual(GIB, known.bandwidth)
 
 
 class TestFits(unittest.TestCase):

@@ -74,6 +74,15 @@ class TestRounds(base.BaseTestCase):
         self.assertEqual((32, 8), (second.stream_bytes, second.memory_bytes))
         self.assertEqual(32, second.dirty_bytes_per_second)
 
+    def test_guest_ram_is_not_the_vfs_time(self):
+        samples = [steering.Sample(0, 1, 0, 0),
+                   steering.Sample(65, 2, 65 * 1024 * MIB, 1024 * MIB),
+                   steering.Sample(67, 4, 65 * 1024 * MIB, 1024 * MIB)]
+        first, waiting = report.rounds(samples)
+        self.assertEqual((65, 2), (first.seconds, waiting.seconds))
+        self.assertAlmostEqual(1.0, first.sending_seconds)
+        self.assertEqual(0.0, waiting.sending_seconds)
+
 
 class TestEndings(base.BaseTestCase):
     def test_without_events_it_is_libvirts_own_figure(self):
