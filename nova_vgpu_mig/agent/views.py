@@ -198,10 +198,9 @@ def fits(workload: estimate.Workload, limit: limits.Limits,
     """
     if made.converges is not False:
         return made.converges
-    free = downtime.FixedCosts(*[0.0] * len(
-        dataclasses.fields(downtime.FixedCosts)))
     bare = estimate.plan(workload, bandwidth=known.bandwidth,
-                         limit_seconds=limit.downtime_seconds, costs=free,
+                         limit_seconds=limit.downtime_seconds,
+                         costs=downtime.NO_COSTS,
                          max_rounds=limit.max_rounds)
     return None if bare.converges else False
 

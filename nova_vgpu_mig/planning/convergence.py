@@ -76,12 +76,15 @@ class Decision:
 
 def decide(rounds: Sequence[Observation], *, limit_seconds: float,
            bandwidth: float, costs: downtime.FixedCosts,
+           counted: downtime.FixedCosts | None = None,
            max_rounds: int = MAX_ROUNDS,
            stall_rounds: int = STALL_ROUNDS) -> Decision:
     """Decide after the last of `rounds`; every finished round, in order.
 
     :param limit_seconds: the VM's downtime limit.
     :param bandwidth: bytes a second, as measured up to now.
+    :param costs: what a switchover is predicted, and advised, with.
+    :param counted: what of them is held against the limit; None: all.
     :raises ValueError: no round, or a number that is negative, infinite or
         not a number.
     """
@@ -89,12 +92,14 @@ def decide(rounds: Sequence[Observation], *, limit_seconds: float,
         raise ValueError('no finished round to decide upon')
     downtime.check('downtime limit', limit_seconds)
     dirty = rounds[-1].dirty_bytes
+    counted = costs if counted is None else counted
     predicted = downtime.seconds(dirty, bandwidth, costs)
-    if predicted <= limit_seconds:
+    held = downtime.seconds(dirty, bandwidth, counted)
+    if held <= limit_seconds:
         return Decision(Action.SWITCHOVER, predicted,
-                        f'predicted downtime {_ms(predicted)} is within the '
+                        f'predicted downtime {_ms(held)} is within the '
                         f'limit of {_ms(limit_seconds)}')
-    if costs.total > limit_seconds:
+    if counted.total > limit_seconds:
         why = f'even an idle VM stands still for {_ms(costs.total)}'
     elif _stalled(rounds, stall_rounds):
         why = (f'{stall_rounds} rounds without progress at {_size(dirty)} '
@@ -103,7 +108,7 @@ def decide(rounds: Sequence[Observation], *, limit_seconds: float,
         why = f'not converged in {len(rounds)} rounds'
     else:
         return Decision(Action.CONTINUE, predicted,
-                        f'predicted downtime {_ms(predicted)} is above the '
+                        f'predicted downtime {_ms(held)} is above the '
                         f'limit of {_ms(limit_seconds)}, and falling')
     return _abort(why, rounds, limit_seconds, bandwidth, costs, stall_rounds)
 

@@ -73,6 +73,10 @@ def check(name: str, value: float) -> float:
     return value
 
 
+NO_COSTS = FixedCosts(*[0.0] * len(dataclasses.fields(FixedCosts)))
+"""Nothing but the copying counts."""
+
+
 def parts(dirty_bytes: float, bandwidth: float,
           costs: FixedCosts) -> dict[str, float]:
     """Return the predicted downtime by part, seconds, in their order.

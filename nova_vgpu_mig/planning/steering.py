@@ -182,6 +182,18 @@ def forecast(samples: Sequence[Sample], *, used_bytes: int,
                     downtime.seconds(all_, rate, costs))
 
 
+def counted(limit_seconds: float,
+            costs: downtime.FixedCosts) -> downtime.FixedCosts:
+    """Return the costs that are held against a limit: all, or none of them.
+
+    They are assumed, or of other moves. Where they alone reach the limit
+    every move would be aborted for them after all of its first copy, and
+    none would ever complete and measure what they really are. A plan lets
+    such a move through for the same reason.
+    """
+    return costs if costs.total < limit_seconds else downtime.NO_COSTS
+
+
 def open_limit_ms(limit_seconds: float, costs: downtime.FixedCosts) -> int:
     """Return what QEMU may take of a VM's limit, milliseconds."""
     return max(HOLD_MS, math.floor((limit_seconds - costs.total) * 1000))
@@ -195,7 +207,7 @@ def steer(done: Sequence[convergence.Observation], *, limit_seconds: float,
 
     :param done: as rounds() gives them.
     :param limit_seconds: the VM's own downtime limit.
-    :param costs: of a switchover, beside the copying.
+    :param costs: of a switchover, beside the copying; see counted().
     :param carried: bytes a second, where it is known better than measured.
     :param open_passes: passes since the limit was opened.
     """
@@ -203,12 +215,13 @@ def steer(done: Sequence[convergence.Observation], *, limit_seconds: float,
         # The first copy says how fast, not yet how much is dirty.
         return Step(HOLD_MS)
     rate = carried or bandwidth(done)
+    held = counted(limit_seconds, costs)
     decision = convergence.decide(
         done[1:], limit_seconds=limit_seconds, bandwidth=rate, costs=costs,
-        max_rounds=max_rounds)
+        counted=held, max_rounds=max_rounds)
     if decision.action is not convergence.Action.SWITCHOVER:
         return Step(HOLD_MS, decision)
-    limit = open_limit_ms(limit_seconds, costs)
+    limit = open_limit_ms(limit_seconds, held)
     if open_passes > OPEN_PASSES:
         return Step(limit, dataclasses.replace(
             decision, action=convergence.Action.ABORT, reason=(

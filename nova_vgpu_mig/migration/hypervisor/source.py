@@ -171,6 +171,7 @@ class SourceWatch(watch.Watch):
             report.note_progress(self._record, found, self._samples,
                                  foreseen)
         if self._steer:
+            self._note_if_costs_are_tried()
             self._act(steering.steer(
                 steering.rounds(self._samples),
                 limit_seconds=self._limits.downtime_seconds,
@@ -179,6 +180,16 @@ class SourceWatch(watch.Watch):
                 open_passes=self._passes_since_opened(found.sample)),
                 found.sample)
         self._progress.notify()
+
+    def _note_if_costs_are_tried(self) -> None:
+        limit, costs = self._limits.downtime_seconds, self._limits.costs
+        if steering.counted(limit, costs) is not costs:
+            self._note(f'what a switchover takes beside the copying is said '
+                       f'to be {costs.total * 1000:.0f} ms (the plan says '
+                       f'by what), and the downtime limit is '
+                       f'{limit * 1000:.0f} ms: only the copying is held to '
+                       f'it, so that this move can measure the rest; the '
+                       f'guest may stand still for longer')
 
     def _passes_since_opened(self, sample: steering.Sample) -> int:
         if self._opened_at_pass is None:

@@ -169,10 +169,24 @@ class TestSteer(base.BaseTestCase):
         move(one, 0.5)
         self.assertEqual(0, one.stopped)
 
-    def test_a_limit_below_the_costs_is_said_so(self):
+    def test_costs_alone_give_up_nothing(self):
+        for limit in (0.05, COSTS.total):
+            one = qemu(working_set=20 * MIB)
+            step, _ = move(one, limit)
+            self.assertTrue(step.opened)
+            self.assertEqual(int(limit * 1000), step.limit_ms)
+            self.assertIsNotNone(one.stopped)
+            # What is foretold stays what it is.
+            self.assertGreater(step.decision.predicted_downtime_seconds,
+                               COSTS.total)
+
+    def test_bytes_do_and_the_costs_are_in_the_advice(self):
         step, _ = move(qemu(), 0.05)
         self.assertTrue(step.abort)
-        self.assertIn('even an idle VM', step.decision.reason)
+        self.assertIn('without progress', step.decision.reason)
+        again = qemu()
+        move(again, step.decision.needed_limit_seconds + 0.01)
+        self.assertIsNotNone(again.stopped)
 
     def test_qemu_that_never_finds_it_enough(self):
         done = [convergence.Observation(MIB, 1, MIB)] * 3

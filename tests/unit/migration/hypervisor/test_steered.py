@@ -1,0 +1,114 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a source's watch does in pre-copy, look by look and without agents."""
+
+import pathlib
+import tempfile
+import threading
+import time
+import unittest
+
+from nova_vgpu_mig.migration.hypervisor import source
+from nova_vgpu_mig.migration.hypervisor import watch
+from nova_vgpu_mig.migration import journal
+from nova_vgpu_mig.migration import limits
+from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record as record_
+from nova_vgpu_mig.planning import downtime
+from tests import hypervisor_standin
+from tests import qemu_model
+
+MIB = 1 << 20
+UUID = 'instance'
+
+
+class Silent(watch.Peer):
+    """An agent that is away: each question waits for nothing."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def guest(self) -> watch.PeerAnswer:
+        self.asked += 1
+        return watch.PeerAnswer()
+
+    def record(self) -> record_.MigrationRecord | None:
+        return None
+
+
+class SteeredCase(unittest.TestCase):
+
+    peer: watch.Peer
+
+    def setUp(self) -> None:
+        super().setUp()
+        made = tempfile.TemporaryDirectory(prefix='steered')
+        self.addCleanup(made.cleanup)
+        self.journal = journal.Journal(
+            str(pathlib.Path(made.name) / 'journal'))
+        self.addCleanup(self.journal.close)
+        self.pair = hypervisor_standin.Pair(UUID)
+        self.host = self.pair.source
+        self.over = threading.Event()
+        self.peer = Silent()
+
+    def watched(self, **changes: float | downtime.FixedCosts
+                ) -> source.SourceWatch:
+        """A move that libvirt may begin, with its watch not started."""
+        record = record_.MigrationRecord(
+            'm', UUID, phases.Role.SOURCE, 'a', 'b', 'va', 'vb',
+            carrier=phases.Carrier.HYPERVISOR, phase=phases.Phase.PREPARE)
+        self.journal.begin(phases.Role.SOURCE, record.as_dict(),
+                           deadline=time.time() + 60)
+        return source.SourceWatch(
+            watch.Scene(self.host, self.journal, record, self.peer, 0.01,
+                        lambda one: self.over.set()),
+            limits.Limits(**changes),  # type: ignore[arg-type]
+            steer=True)
+
+    def look(self, watched: source.SourceWatch, looks: int) -> None:
+        """Let QEMU copy for half a second before each look."""
+        for _ in range(looks):
+            one = self.host.qemu
+            assert one is not None
+            if one.stopped is None:
+                one.run(0.5)
+            self.assertFalse(watched._go_round())
+
+
+class TestCosts(SteeredCase):
+
+    def test_costs_that_reach_the_limit_are_tried_and_noted_once(
+            self) -> None:
+        watched = self.watched(downtime_seconds=0.1)
+        watched.hold()
+        one = qemu_model.Qemu(used=16 * MIB, working_set=4 * MIB,
+                              dirty_rate=400 * MIB, bandwidth=100 * MIB)
+        self.pair.begin(one)
+        self.look(watched, 8)
+        self.assertFalse(self.host.aborted)
+        self.assertIsNotNone(one.stopped)
+        self.assertEqual(1, len(watched.record.notes))
+        self.assertIn('145 ms', watched.record.notes[0])
+        self.assertIn('limit is 100 ms', watched.record.notes[0])
+        self.assertGreater(watched.record.predicted_downtime_seconds or 0,
+                           0.145)
+
+    def test_a_limit_above_them_needs_no_note(self) -> None:
+        watched = self.watched(downtime_seconds=0.5)
+        watched.hold()
+        self.pair.begin(qemu_model.Qemu(
+            used=16 * MIB, working_set=4 * MIB, dirty_rate=400 * MIB,
+            bandwidth=100 * MIB))
+        self.look(watched, 8)
+        self.assertEqual([], watched.record.notes)
