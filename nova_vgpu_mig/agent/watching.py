@@ -47,9 +47,6 @@ SOURCE = phases.Role.SOURCE
 DESTINATION = phases.Role.DESTINATION
 State = ownership.State
 
-WATCHED = frozenset((State.ACTIVE, State.RESERVED, State.LOADING))
-"""States in which libvirt has not decided yet, as far as this side knows."""
-
 
 class AgentPeer(watch.Peer):
     """The agent of the other end, over RPC."""
@@ -90,6 +87,11 @@ class AgentPeer(watch.Peer):
             return None
 
 
+def _watchable(entry: journal_.Entry) -> bool:
+    return (entry.carrier is phases.Carrier.HYPERVISOR
+            and entry.state in watch.WATCHED)
+
+
 class Watching:
     """Begins, finds and ends the watches of a node."""
 
@@ -98,17 +100,44 @@ class Watching:
         self._node = node
         self._view = view
         self._options = node.conf[libvirt_conf.GROUP]
+        self._told: set[tuple[str, phases.Role]] = set()
+        """Entries of which it was logged that they can't be watched."""
 
     def resume(self) -> None:
-        """Watch again what is under way and nobody watches."""
+        """Watch again what is under way and nobody watches.
+
+        :raises journal.JournalError: it can not be read now.
+        """
         for entry in self._node.journal.entries(unsettled=True):
-            if (entry.carrier is phases.Carrier.HYPERVISOR
-                    and entry.state in WATCHED
-                    and (entry.migration_uuid, entry.role)
-                    not in self._node.moves):
-                with self._node.moves.turn(entry.migration_uuid) as ours:
-                    if ours:
-                        self._start(entry)
+            if not _watchable(entry):
+                continue
+            try:
+                self._resume(entry.migration_uuid, entry.role)
+            except (ValueError, journal_.Unreadable) as exc:
+                # One move's record must not stop all the others.
+                self._tell_unreadable(entry, exc)
+
+    def _resume(self, migration_uuid: str, role: phases.Role) -> None:
+        with self._node.moves.turn(migration_uuid) as ours:
+            # What was listed may be old. In this order: a watch that ends in
+            # between has left the table after its entry has its end.
+            if not ours or (migration_uuid, role) in self._node.moves:
+                return
+            entry = self._node.find(migration_uuid, role)
+            if entry is not None and _watchable(entry):
+                self._start(entry)
+
+    def _tell_unreadable(self, entry: journal_.Entry,
+                         exc: Exception) -> None:
+        key = entry.migration_uuid, entry.role
+        if key not in self._told:
+            self._told.add(key)
+            LOG.error(
+                'migration %s, %s, VF %s: its record in %s can not be read, '
+                'so that nobody watches it and it keeps the VF: %s; run the '
+                'release that has begun it until it has ended, or stop the '
+                'agent and correct the row with sqlite3', *key,
+                entry.vf_address, self._node.journal.path, exc)
 
     def prepare(self, entry: journal_.Entry) -> dict[str, Any]:
         """Destination: watch for the guest; there is nothing to offer."""
@@ -230,7 +259,7 @@ class Watching:
 
         :raises errors.Refused: the guest is not where Nova will look.
         """
-        if entry.state in WATCHED:
+        if entry.state in watch.WATCHED:
             live = self._find(entry)
             live.give_up('Nova has rolled the migration back')
             live.wait(patience)

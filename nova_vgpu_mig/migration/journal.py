@@ -354,8 +354,11 @@ class Journal:
             record = json.loads(text)
             if not isinstance(record, dict):
                 raise ValueError(f'the record is {text}')
-            return Entry(uuid, phases.Role(role), State(state), instance, vf,
-                         peer, deadline, bool(settled), changed, record)
+            found = Entry(uuid, phases.Role(role), State(state), instance,
+                          vf, peer, deadline, bool(settled), changed, record)
+            # Asked for at each look at an entry; better to fail here.
+            phases.Carrier(found.carrier)
+            return found
         except (TypeError, ValueError) as exc:
             raise Unreadable(
                 f'journal {self.path}: the row of migration {uuid} as {role} '

@@ -32,6 +32,7 @@ from nova_vgpu_mig.migration import custody
 from nova_vgpu_mig.migration.hypervisor import judgement
 from nova_vgpu_mig.migration.hypervisor import timeline
 from nova_vgpu_mig.migration import journal as journal_
+from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import progress as progress_
 from nova_vgpu_mig.migration import record as record_
@@ -43,6 +44,10 @@ KEPT_EVENTS = 200
 """Of a record's timeline; passes are counted as rounds instead."""
 
 REST_SECONDS = 10.0
+
+WATCHED = frozenset((ownership.State.ACTIVE, ownership.State.RESERVED,
+                     ownership.State.LOADING))
+"""States in which libvirt has not decided yet, as far as a side knows."""
 
 _ORDER = tuple(phases.Phase)
 
@@ -113,6 +118,7 @@ class Watch(abc.ABC):
         self._events: list[hypervisor.Event] = []
         self._cancel: Callable[[], None] | None = None
         self._doubted = ''
+        self._superseded = False
         self._down = threading.Event()
         self._over = threading.Event()
         self._wake = threading.Event()
@@ -154,7 +160,8 @@ class Watch(abc.ABC):
         finally:
             if self._cancel is not None:
                 self._cancel()
-            self._progress.save()
+            if not self._superseded:
+                self._progress.save()
             self._ended(self)
             self._over.set()
 
@@ -169,9 +176,31 @@ class Watch(abc.ABC):
             return self._judge()
         except (hypervisor.HypervisorError, *custody.EXPECTED,
                 journal_.JournalError) as exc:
+            if (isinstance(exc, journal_.IllegalTransition
+                           | journal_.NotInJournal)
+                    and self._over_already()):
+                LOG.warning('migration %s is no longer watched at the %s: '
+                            '%s', self._uuid, self.role, exc)
+                return True
             LOG.info('migration %s, %s: %s; it is looked at again',
                      self._uuid, self.role, custody.explain(exc))
             return False
+
+    def _over_already(self) -> bool:
+        """Whether the journal has its end: nothing is left to watch for.
+
+        What this watch knows of it is then older than what is there, unless
+        it had come to the end itself and only could not settle it.
+        """
+        with contextlib.suppress(journal_.JournalError):
+            entry = self._journal.newest(migration_uuid=self._uuid,
+                                         role=self.role)
+            if entry is None or entry.state not in WATCHED:
+                self._superseded = not self._record.phase.terminal
+                if entry and ownership.is_last(self.role, entry.state):
+                    self._journal.settle(self._uuid, self.role)
+                return True
+        return False
 
     def _tell(self, event: hypervisor.Event) -> None:
         """In libvirt's thread."""

@@ -20,6 +20,7 @@ import threading
 import time
 from typing import Any
 import unittest
+from unittest import mock
 import uuid
 
 from nova_vgpu_mig.agent import errors
@@ -37,9 +38,11 @@ from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.migration import recovery
+from nova_vgpu_mig.vmm import hypervisor
 from nova_vgpu_mig.vmm import port
 from nova_vgpu_mig.vmm import registry
 from tests import gpu_lab
+from tests import hypervisor_standin
 from tests.unit.agent import agents
 
 SOURCE = phases.Role.SOURCE
@@ -158,6 +161,65 @@ class TestTurns(HousekeepingCase):
             self.assertFalse(entered.is_set())
         thread.join(gpu_lab.PATIENCE)
         self.assertTrue(entered.is_set())
+
+
+class TestResume(HousekeepingCase):
+    """What the hypervisor carries is watched again."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.has = hypervisor_standin.StandinHypervisor()
+        self.node.hypervisor = self.has
+        gpu: Any = self.gpu
+        gpu.explanation = lambda address, resets: contract.nothing_more
+        self.addCleanup(self.node.moves.stop)
+
+    def carried(self) -> str:
+        """Enter a move that libvirt has not begun yet."""
+        migration = self.entry(SOURCE, deadline=time.time() + 60,
+                               carrier=phases.Carrier.HYPERVISOR)
+        instance = self.journal.get(migration, SOURCE).instance_uuid
+        self.has.views[instance] = hypervisor.View(
+            hypervisor.GuestState.RUNNING)
+        return migration
+
+    def spoil(self, migration: str, **values: str) -> None:
+        self.journal.save_record(migration, SOURCE, {
+            **self.journal.get(migration, SOURCE).record, **values})
+
+    def test_one_that_can_not_be_read_stops_no_other(self) -> None:
+        overdue = self.entry(DESTINATION, deadline=time.time() - 1)
+        good, bad, unknown = (self.carried() for _ in range(3))
+        self.spoil(bad, phase='of a newer release')
+        self.spoil(unknown, carrier='of a newer release')
+        with self.assertLogs(level='ERROR') as logs:
+            for _ in range(2):
+                self.steps.housekeep()
+        self.assertEqual(2, len(logs.output), logs.output)
+        for migration in (bad, unknown):
+            (said,) = (line for line in logs.output if migration in line)
+            self.assertIn('of a newer release', said)
+            self.assertIn('correct the row with sqlite3', said)
+            self.assertNotIn((migration, SOURCE), self.node.moves)
+        self.assertIn((good, SOURCE), self.node.moves)
+        self.assertEqual(State.DROPPED, self.state(overdue, DESTINATION))
+
+    def test_one_that_has_ended_since_it_was_listed(self) -> None:
+        migration = self.carried()
+        listed = self.journal.entries(unsettled=True)
+        self.journal.move(migration, SOURCE, State.RETURNED)
+        self.journal.settle(migration, SOURCE)
+        with mock.patch.object(self.journal, 'entries', autospec=True,
+                               return_value=listed):
+            self.steps.housekeep()
+        self.assertNotIn((migration, SOURCE), self.node.moves)
+
+    def test_one_that_a_step_has_begun_to_watch(self) -> None:
+        migration = self.carried()
+        self.steps.housekeep()
+        first = self.node.moves.watch(migration, SOURCE)
+        self.steps.housekeep()
+        self.assertIs(first, self.node.moves.watch(migration, SOURCE))
 
 
 class TestForgotten(HousekeepingCase):

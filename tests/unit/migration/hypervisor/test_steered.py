@@ -17,11 +17,13 @@ import tempfile
 import threading
 import time
 import unittest
+from unittest import mock
 
 from nova_vgpu_mig.migration.hypervisor import source
 from nova_vgpu_mig.migration.hypervisor import watch
 from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import limits
+from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.planning import downtime
@@ -29,6 +31,7 @@ from tests import hypervisor_standin
 from tests import qemu_model
 
 MIB = 1 << 20
+State = ownership.State
 UUID = 'instance'
 
 
@@ -112,3 +115,30 @@ class TestCosts(SteeredCase):
             bandwidth=100 * MIB))
         self.look(watched, 8)
         self.assertEqual([], watched.record.notes)
+
+
+class TestOver(SteeredCase):
+    """The journal has an end that this watch did not write."""
+
+    def test_it_is_watched_no_more(self) -> None:
+        watched = self.watched()
+        watched._begun = True
+        self.journal.move('m', phases.Role.SOURCE, State.RETURNED)
+        ended = {**self.journal.get('m', phases.Role.SOURCE).record,
+                 'reason': 'as somebody else has written'}
+        self.journal.save_record('m', phases.Role.SOURCE, ended)
+        watched.start()
+        self.addCleanup(watched.stop)
+        self.assertTrue(self.over.wait(5))
+        entry = self.journal.get('m', phases.Role.SOURCE)
+        self.assertEqual(ended, entry.record)
+        self.assertTrue(entry.settled)
+
+    def test_one_that_may_end_yet_is_looked_at_again(self) -> None:
+        watched = self.watched()
+        watched._begun = True
+        with mock.patch.object(
+                self.journal, 'move', autospec=True,
+                side_effect=journal.IllegalTransition('not now')):
+            self.assertFalse(watched._go_round())
+        self.assertTrue(watched._go_round())
