@@ -177,17 +177,19 @@ class Steps:
             return self._watch_source(request.migration_uuid)
 
     def _watch_source(self, migration_uuid: str) -> dict[str, Any]:
-        entry = self.journal.get(migration_uuid, SOURCE)
         try:
-            return self._watching.begin_source(entry)
+            return self._watching.begin_source(
+                self.journal.get(migration_uuid, SOURCE))
         except Exception as exc:
-            self._end_unbegun(entry, phases.Outcome.FAILED,
+            # With what was written since: how to undo what can't be now.
+            self._end_unbegun(self.journal.get(migration_uuid, SOURCE),
+                              phases.Outcome.FAILED,
                               f'it could not begin: {custody.explain(exc)}')
             raise
 
     def _end_unbegun(self, entry: journal_.Entry, outcome: phases.Outcome,
                      reason: str) -> None:
-        """RETURNED, where nothing was touched that had to be taken back."""
+        """RETURNED, where nothing is left that has to be taken back."""
         self.journal.move(entry.migration_uuid, SOURCE, State.RETURNED,
                           expected=State.ACTIVE, record={
                               **entry.record, 'outcome': str(outcome),

@@ -186,11 +186,18 @@ class Watching:
         record.job |= self._job(abilities, record)
         made = self._make(dataclasses.replace(entry, record=record.as_dict()))
         assert isinstance(made, source.SourceWatch)
-        made.hold()
+        made.remember_limit()
         self._node.journal.save_record(entry.migration_uuid, SOURCE,
                                        made.record.as_dict())
         self._node.moves.add_watch(made)
-        made.start()
+        # Only now: whatever becomes of this agent, the limit can be undone.
+        try:
+            made.hold()
+            made.start()
+        except BaseException:
+            self._node.moves.remove_watch(made)
+            made.let_go()
+            raise
         return made.record.as_dict()
 
     def _job(self, abilities: hypervisor.Abilities,

@@ -46,6 +46,9 @@ quickest answer tells it best."""
 NEAR_SECONDS = 0.1
 """Between two looks once the limit is open."""
 
+DEFAULT_LIMIT_MS = 300
+"""QEMU's own limit, as long as nobody has set one."""
+
 SOURCE = phases.Role.SOURCE
 State = ownership.State
 
@@ -88,20 +91,38 @@ class SourceWatch(watch.Watch):
 
     # What Nova, or an operator, asks for
 
+    def remember_limit(self) -> None:
+        """Keep the limit that the guest has, once, before hold().
+
+        It has to be saved before it is changed: an agent that is killed in
+        between would take ours for what the guest had.
+
+        :raises hypervisor.HypervisorError: it can't be asked now.
+        """
+        if 'former_limit_ms' in self._record.job:
+            return
+        former = self._host.downtime_limit(self._instance)
+        if former <= steering.HOLD_MS:
+            # Nobody else sets that: an earlier move could not undo it.
+            former = DEFAULT_LIMIT_MS
+        with self._progress.lock:
+            self._record.job['former_limit_ms'] = former
+
     def hold(self) -> None:
         """Before the job: set the limit that it begins with.
 
         :raises hypervisor.HypervisorError: the guest can't be steered.
         """
-        if 'former_limit_ms' not in self._record.job:
-            former = self._host.downtime_limit(self._instance)
-            with self._progress.lock:
-                self._record.job['former_limit_ms'] = former
+        self.remember_limit()
         if self._steer:
             self._set_limit(steering.HOLD_MS)
         else:
             self._set_limit(max(1, round(
                 self._limits.downtime_seconds * 1000)))
+
+    def let_go(self) -> None:
+        """Undo hold(): there will be no job."""
+        self._restore_limit()
 
     def abort(self, reason: str) -> None:
         """Ask libvirt to abort the job; what becomes of it is judged.

@@ -141,7 +141,9 @@ class Watch(abc.ABC):
         """The agent goes down: the move goes on, and is watched again."""
         self._down.set()
         self._wake.set()
-        self._thread.join()
+        # It is known before it is started; then it ends as it begins.
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         try:
