@@ -180,9 +180,6 @@ class SourceWatch(watch.Watch):
                                            found.sample.device_bytes))
         if self._record.phase is not phases.Phase.PRECOPY:
             return
-        if self._clock_looks:
-            self._clock_looks -= 1
-            self._peer.guest()
         steering.add(self._samples, found.sample)
         carried = self._record.job.get('switchover_bandwidth')
         foreseen = steering.forecast(
@@ -201,6 +198,17 @@ class SourceWatch(watch.Watch):
                 open_passes=self._passes_since_opened(found.sample)),
                 found.sample)
         self._progress.notify()
+        self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        """Last of a look: an agent that is away takes a call's time-out.
+
+        And so it is asked once: the clock is not worth a move that nobody
+        steers, and the question after its end tells it as well.
+        """
+        if self._clock_looks:
+            answered = self._peer.guest().view is not None
+            self._clock_looks = self._clock_looks - 1 if answered else 0
 
     def _note_if_costs_are_tried(self) -> None:
         limit, costs = self._limits.downtime_seconds, self._limits.costs

@@ -12,6 +12,7 @@
 
 """What a source's watch does in pre-copy, look by look and without agents."""
 
+from collections.abc import Callable
 import pathlib
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from nova_vgpu_mig.migration import ownership
 from nova_vgpu_mig.migration import phases
 from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.planning import downtime
+from nova_vgpu_mig.vmm import hypervisor
 from tests import hypervisor_standin
 from tests import qemu_model
 
@@ -35,23 +37,23 @@ State = ownership.State
 UUID = 'instance'
 
 
-class Silent(watch.Peer):
-    """An agent that is away: each question waits for nothing."""
+class Other(watch.Peer):
+    """The agent of the other end; away as long as it has no view."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.view: hypervisor.View | None = None
+        self.told: Callable[[], object] = int
+        """Called when it is asked."""
 
     def guest(self) -> watch.PeerAnswer:
-        self.asked += 1
-        return watch.PeerAnswer()
+        self.told()
+        return watch.PeerAnswer(self.view)
 
     def record(self) -> record_.MigrationRecord | None:
         return None
 
 
 class SteeredCase(unittest.TestCase):
-
-    peer: watch.Peer
 
     def setUp(self) -> None:
         super().setUp()
@@ -63,7 +65,7 @@ class SteeredCase(unittest.TestCase):
         self.pair = hypervisor_standin.Pair(UUID)
         self.host = self.pair.source
         self.over = threading.Event()
-        self.peer = Silent()
+        self.peer = Other()
 
     def watched(self, **changes: float | downtime.FixedCosts
                 ) -> source.SourceWatch:
@@ -115,6 +117,30 @@ class TestCosts(SteeredCase):
             bandwidth=100 * MIB))
         self.look(watched, 8)
         self.assertEqual([], watched.record.notes)
+
+
+class TestClock(SteeredCase):
+
+    def looks(self) -> list[int]:
+        """What had been sent, by the record, when the peer was asked."""
+        watched = self.watched()
+        watched.hold()
+        self.pair.begin(qemu_model.Qemu(
+            used=100 * MIB, working_set=100 * MIB, dirty_rate=400 * MIB,
+            bandwidth=100 * MIB))
+        seen: list[int] = []
+        self.peer.told = lambda: seen.append(watched.record.transferred_bytes)
+        self.look(watched, source.CLOCK_LOOKS + 3)
+        return seen
+
+    def test_steered_first_and_an_agent_that_is_away_asked_once(
+            self) -> None:
+        (sent,) = self.looks()
+        self.assertGreater(sent, 0)
+
+    def test_one_that_answers_is_asked_some_times(self) -> None:
+        self.peer.view = hypervisor.View(hypervisor.GuestState.PAUSED)
+        self.assertEqual(source.CLOCK_LOOKS, len(self.looks()))
 
 
 class TestOver(SteeredCase):
