@@ -277,6 +277,14 @@ static ssize_t write_locked(struct vgpu_session *session,
 		to = target(session, &end);
 		if (!to)
 			return refuse(session, "data after the end");
+		/*
+		 * Before the first byte of a unit: a load that ends in the
+		 * middle of one leaves what the next reset has to clear. That
+		 * it is dirty is marked after the last one, as ever.
+		 */
+		if (session->stage == VGPU_STAGE_UNIT)
+			set_bit(session->unit,
+				session->gpu->memory.touched);
 		length = min(count - done, end - session->position);
 		if (copy_from_user(to + session->position, buf + done, length))
 			return done ?: -EFAULT;
