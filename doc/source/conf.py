@@ -14,7 +14,11 @@
 
 project = 'nova-vgpu-mig'
 copyright = 'The nova-vgpu-mig developers'
-extensions = ['openstackdocstheme', 'oslo_config.sphinxext']
+extensions = ['matplotlib.sphinxext.plot_directive', 'openstackdocstheme',
+              'oslo_config.sphinxext']
+plot_formats = ['svg']
+plot_html_show_formats = False
+plot_html_show_source_link = False
 html_theme = 'openstackdocs'
 # No repository to link to: the theme is told so, or it asks git for one.
 openstackdocs_repo_name = 'nova-vgpu-mig'

@@ -20,9 +20,11 @@ it.
 """
 
 import argparse
+from collections.abc import Sequence
 import csv
 import pathlib
 import random
+import statistics
 import sys
 from typing import Any
 
@@ -72,6 +74,39 @@ def row(seed: int, steered: bool, record: dict[str, Any] | None,
         scaled('downtime_error_seconds', 1000)), strict=True))
 
 
+def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence on the steered moves, and one on the others; pure.
+
+    :param rows: as row() gives them.
+    """
+    said = []
+    for steered, words in (('yes', 'steered'), ('no', 'not steered')):
+        ours = [row for row in rows if row['steered'] == steered]
+        done = [row for row in ours if row['measured downtime ms']]
+        late = sum(float(row['measured downtime ms']) > LIMIT_MS
+                   for row in done)
+        parts = [f'{len(done)} of {len(ours)} completed',
+                 f'{late} of these above the limit']
+        parts += [f'{what} measured/predicted {ratio}' for what, ratio in (
+            (what, _ratios(done, what, unit)) for what, unit in (
+                ('stop-copy', 'MiB'), ('downtime', 'ms'))) if ratio]
+        said.append(f'{words}: {", ".join(parts)}')
+    return said
+
+
+def _ratios(rows: Sequence[dict[str, Any]], what: str, unit: str) -> str:
+    """Return median and range; '' where nothing was predicted."""
+    pairs = [(row[f'measured {what} {unit}'], row[f'predicted {what} {unit}'])
+             for row in rows]
+    found = [float(measured) / float(predicted)
+             for measured, predicted in pairs
+             if measured and predicted and float(predicted)]
+    if not found:
+        return ''
+    return (f'{statistics.median(found):.2f} '
+            f'({min(found):.2f}-{max(found):.2f})')
+
+
 class Moves(base.LabTestCase):
     """Not a test: what the tests use to set a move up."""
 
@@ -95,13 +130,17 @@ def measure(moves: int, seed: int, path: pathlib.Path) -> None:
     Those without steering come second: what the first have measured of this
     host's fixed costs is known to both then.
     """
+    rows = []
     with path.open('w', newline='') as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         table.writeheader()
         for steered in (True, False):
             for number in range(seed, seed + moves // 2):
-                table.writerow(_one(number, steered, number == seed))
+                rows.append(_one(number, steered, number == seed))
+                table.writerow(rows[-1])
                 file.flush()
+    for sentence in summary(rows):
+        progress.say(sentence)
 
 
 def _one(seed: int, steered: bool, first: bool) -> dict[str, Any]:
