@@ -81,6 +81,12 @@ class SteeringTestCase(base.LabTestCase):
         self.assertIn('firmware', result['error'])
         self.assertIn('2.0', result['error'])
         self.assert_only_at(guest, self.one)
+        # Nova let it pass: then its agent refuses. That the device does is
+        # in test_device.
+        result = self._move(guest, self.two, there, judge=False)
+        self.assertEqual('refused', result['outcome'], result)
+        self.assertIn('firmware', result['error'])
+        self.assert_only_at(guest, self.one)
         here.await_work(here.done())
 
     def test_given_up_early_then_moved_with_what_it_needs(self) -> None:
