@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import unittest
 
 from lab import cache
 from lab import cluster
@@ -86,10 +87,25 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
+    _check_names(args.tests)
     with lock.held():
         cluster.update(state_.running())
         what = args.tests or ['discover', '-s', 'tests/lab', '-t', '.']
         return _run([sys.executable, '-m', 'unittest', *what, '-v'])
+
+
+def _check_names(tests: list[str]) -> None:
+    """:raises LabError: there is no such test."""
+    loader = unittest.TestLoader()
+    loader.loadTestsFromNames(tests)
+    if loader.errors:
+        there = sorted(path.stem for path in
+                       (places.CHECKOUT / 'tests/lab').glob('test_*.py'))
+        why = str(loader.errors[0]).strip().splitlines()[-1]
+        raise errors.LabError(
+            f'{" ".join(tests)}: {why}; '
+            f'a test is named as for unittest, and the modules are '
+            f'{", ".join(f"tests.lab.{name}" for name in there)}')
 
 
 def _run(command: list[str]) -> int:
@@ -140,11 +156,15 @@ def _clean(args: argparse.Namespace) -> int:
     if places.cache().exists():
         with lock.held():
             cluster.down()
+            kept = places.marker(), places.lock()
             for path in places.cache().iterdir():
-                if path != places.lock():
+                if path not in kept:
                     places.remove(path)
-            places.lock().unlink()
+            # Last: what is interrupted before can be cleaned again.
+            for path in kept:
+                path.unlink()
             places.cache().rmdir()
+        progress.say(f'{places.cache()} is removed')
     return 0
 
 

@@ -29,8 +29,8 @@ from lab import places
 def held() -> Iterator[None]:
     """Hold the lock, or say who does."""
     path = places.lock()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
+        places.claim()
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _take(fd)

@@ -31,6 +31,30 @@ def cache() -> pathlib.Path:
     return pathlib.Path.home() / '.cache' / 'nova-vgpu-mig-lab'
 
 
+def marker() -> pathlib.Path:
+    """What says that the directory is a lab's, and may be removed."""
+    return cache() / '.nova-vgpu-mig-lab'
+
+
+def claim() -> None:
+    """Make the directory, and see that it is nobody else's.
+
+    :raises LabError: it was named by somebody, and has things in it that no
+        lab has put there.
+    """
+    where = cache()
+    where.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if marker().exists():
+        return
+    if os.environ.get(VARIABLE) and any(path != lock()
+                                        for path in where.iterdir()):
+        raise errors.LabError(
+            f'{where} is not empty and no directory of a lab (it has no '
+            f'{marker().name}); nothing was done. Have ${VARIABLE} name '
+            'another one, or one that does not exist yet')
+    marker().touch()
+
+
 def lock() -> pathlib.Path:
     return cache() / 'lock'
 

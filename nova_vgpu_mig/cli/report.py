@@ -72,17 +72,24 @@ def lines(host: str, entry: dict[str, Any]) -> list[Line]:
         ('Carried by', record.get('carrier', '')),
         *(('Note', note) for note in record.get('notes', ())),
         ('Copied by', record['level']),
-        ('Sent', f'{mib(record["transferred_bytes"])} of '
-         f'{mib(record["total_bytes"])}, {mib(record["remaining_bytes"])} '
-         f'left'),
+        ('Sent', _sent(record)),
         ('Reconnected', _reconnects(record)),
         *_downtime(record),
         *_plan(record['plan']),
         *(_round(values) for values in record['rounds']),
         *_phases(record['phase_times']),
-        *(_event(values) for values in record.get('timeline', ())),
+        *(_event(values) for values in sorted(
+            record.get('timeline', ()), key=lambda event: event['at'])),
     ]
     return [line for line in made if line[1]]
+
+
+def _sent(record: dict[str, Any]) -> str:
+    # QEMU has no total: a device tells only what it has sent.
+    total = (f' of {mib(record["total_bytes"])}' if record['total_bytes']
+             else '')
+    return (f'{mib(record["transferred_bytes"])}{total}, '
+            f'{mib(record["remaining_bytes"])} left')
 
 
 def _reconnects(record: dict[str, Any]) -> str:
@@ -168,7 +175,7 @@ def _round(values: dict[str, Any]) -> Line:
         if values[key]]
     text = f'{", ".join(parts) or "nothing"} in {ms(values["seconds"])}'
     if values['dirty_bytes_per_second']:
-        text += f', dirtied {mib(values["dirty_bytes_per_second"])}/s'
+        text += f', dirtied at least {mib(values["dirty_bytes_per_second"])}/s'
     return name, text
 
 

@@ -90,10 +90,9 @@ def sample(stats: dict[str, Any], at: float) -> hypervisor.JobSample | None:
 
 def lifecycle(module: Any, event: int, detail: int) -> str:
     """Return a lifecycle event in two words, such as 'stopped/migrated'."""
-    kinds = {module.VIR_DOMAIN_EVENT_STARTED: 'started',
-             module.VIR_DOMAIN_EVENT_SUSPENDED: 'suspended',
-             module.VIR_DOMAIN_EVENT_RESUMED: 'resumed',
-             module.VIR_DOMAIN_EVENT_STOPPED: 'stopped'}
+    kinds = {getattr(module, f'VIR_DOMAIN_EVENT_{kind.upper()}', None): kind
+             for kind in ('defined', 'undefined', 'started', 'suspended',
+                          'resumed', 'stopped', 'shutdown', 'crashed')}
     kind = kinds.get(event)
     if kind is None:
         return f'{event}/{detail}'

@@ -132,6 +132,16 @@ class TestOutput(unittest.TestCase):
         for text in found.values():
             self.assertNotRegex(text, r'[{\[]|None|True')
 
+    def test_report_of_what_qemu_carries(self) -> None:
+        made = report.lines('s', entry(
+            transferred_bytes=2 ** 21, remaining_bytes=2 ** 20,
+            timeline=[{'at': at, 'what': what, 'device': '', 'detail': ''}
+                      for at, what in ((2.0, 'resume'), (1.0, 'stop'))]))
+        # It knows no total, and an event may be told late.
+        self.assertEqual('2.0 MiB, 1.0 MiB left', dict(made)['Sent'])
+        self.assertEqual(['stop', 'resume'], [
+            text.split()[-1] for name, text in made if name == 'Event'])
+
     def test_a_block_breaks_no_uuid(self) -> None:
         number = str(uuid.uuid4())
         text = blocks.block(
