@@ -215,19 +215,21 @@ def _number(where: str, value: object, most: int) -> int:
     return value
 
 
-def _address(where: str, value: object) -> str:
-    if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
-        raise PublicationError(
-            f'{where}: {value!r:.80} is neither a PCI address (dddd:bb:dd.f) '
-            'nor the uuid of a mediated device')
+def _name(where: str, value: object, pattern: re.Pattern[str],
+          refused: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise PublicationError(f'{where}: {value!r:.80} is {refused}')
     return value
+
+
+def _address(where: str, value: object) -> str:
+    return _name(where, value, _ADDRESS, 'neither a PCI address '
+                 '(dddd:bb:dd.f) nor the uuid of a mediated device')
 
 
 def _parent(where: str, value: object) -> str:
-    if not isinstance(value, str) or not _PARENT.fullmatch(value):
-        raise PublicationError(f'{where}: {value!r:.80} is not the address '
-                               'or the name of a device')
-    return value
+    return _name(where, value, _PARENT,
+                 'not the address or the name of a device')
 
 
 def _pool(where: str, value: object,

@@ -121,8 +121,20 @@ class SourceWatch(watch.Watch):
                 self._limits.downtime_seconds * 1000)))
 
     def let_go(self) -> None:
-        """Undo hold(): there will be no job."""
-        self._restore_limit()
+        """Undo hold(), once there is no job: libvirt itself goes back to ours.
+
+        With it, a migration that somebody begins by hand would never end.
+        """
+        former = self._record.job.get('former_limit_ms')
+        if former is None:
+            return
+        try:
+            self._host.limit_downtime(self._instance, former)
+        except hypervisor.HypervisorError as exc:
+            self._note(f'the downtime limit of libvirt may still be '
+                       f'{self._limit_ms or steering.HOLD_MS} ms instead of '
+                       f'{former} ms ({exc}): virsh migrate-setmaxdowntime '
+                       f'{self._instance} {former}')
 
     def abort(self, reason: str) -> None:
         """Ask libvirt to abort the job; what becomes of it is judged.
@@ -327,7 +339,7 @@ class SourceWatch(watch.Watch):
             aborting=self._aborting or ('' if self._begun
                                         else self._given_up),
             final=self._final or self._host.ended_job(self._instance))
-        self._restore_limit()
+        self.let_go()
         self._returned(outcome, reason)
 
     def _returned(self, outcome: phases.Outcome, reason: str) -> None:
@@ -342,22 +354,6 @@ class SourceWatch(watch.Watch):
         self._journal.settle(self._uuid, SOURCE)
         LOG.warning('migration %s has ended, its guest is not moved: %s',
                     self._uuid, reason)
-
-    def _restore_limit(self) -> None:
-        """Give the guest its limit back: libvirt itself goes back to ours.
-
-        With it, a migration that somebody begins by hand would never end.
-        """
-        former = self._record.job.get('former_limit_ms')
-        if former is None:
-            return
-        try:
-            self._host.limit_downtime(self._instance, former)
-        except hypervisor.HypervisorError as exc:
-            self._note(f'the downtime limit of libvirt may still be '
-                       f'{self._limit_ms or steering.HOLD_MS} ms instead of '
-                       f'{former} ms ({exc}): virsh migrate-setmaxdowntime '
-                       f'{self._instance} {former}')
 
 
 def begin_record(record: record_.MigrationRecord, view: hypervisor.View,
