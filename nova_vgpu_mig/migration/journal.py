@@ -216,10 +216,13 @@ class Journal:
 
     def move(self, migration_uuid: str, role: phases.Role, to: State, *,
              expected: State | None = None, deadline: float | None = None,
-             record: dict[str, Any] | None = None) -> Entry:
+             record: dict[str, Any] | None = None,
+             settle: bool = False) -> Entry:
         """Go to another state, durably, and return the entry.
 
         :param expected: refuse unless the entry is in this state.
+        :param settle: nothing is left to do once it is written, if no
+            state follows; otherwise that is for settle().
         :raises IllegalTransition: `to` may not follow, nothing is changed.
         :raises NotInJournal: no such entry.
         """
@@ -235,7 +238,9 @@ class Journal:
                 'UPDATE moves SET state = ?, deadline = ?, changed_at = ?, '
                 'settled = ?, record = ? '
                 'WHERE migration_uuid = ? AND role = ? AND state = ?',
-                (to, deadline, time.time(), int(to is State.FINISHED),
+                (to, deadline, time.time(),
+                 int(to is State.FINISHED
+                     or (settle and ownership.is_last(role, to))),
                  json.dumps(record if record is not None else entry.record),
                  migration_uuid, role, entry.state))
         return self.get(migration_uuid, role)

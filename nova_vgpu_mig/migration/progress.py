@@ -52,22 +52,28 @@ class Progress:
 
     def enter(self, phase: phases.Phase) -> None:
         with self.lock:
-            self.record.phase = phase
-            self.record.phase_times[phase.value] = time.time()
-        LOG.info('migration %s, %s: %s', self.record.migration_uuid,
-                 self.record.role, phase)
-        self.notify()
+            _enter(self.record, phase)
+        self._tell_phase()
 
     def end(self, phase: phases.Phase, outcome: phases.Outcome,
             reason: str = '') -> None:
         """Enter the last phase, keep why, and save."""
         with self.lock:
-            self.record.outcome = outcome
-            self.record.reason = reason
-            if outcome is phases.Outcome.COMPLETED:
-                self.record.remaining_bytes = 0
-        self.enter(phase)
+            _end(self.record, phase, outcome, reason)
+        self._tell_phase()
         self.save()
+
+    def values_at_end(self, phase: phases.Phase, outcome: phases.Outcome,
+                      reason: str = '') -> dict[str, Any]:
+        """The record as end() is to leave it, for the journal to go first."""
+        record = self.snapshot()
+        _end(record, phase, outcome, reason)
+        return record.as_dict()
+
+    def _tell_phase(self) -> None:
+        LOG.info('migration %s, %s: %s', self.record.migration_uuid,
+                 self.record.role, self.record.phase)
+        self.notify()
 
     def reconnected(self, come: channel_.Reconnect) -> None:
         """Count a connection that took the place of a lost one."""
@@ -111,3 +117,17 @@ class Progress:
         except journal_.JournalError as exc:
             LOG.error('the record of migration %s is not saved: %s',
                       self.record.migration_uuid, exc)
+
+
+def _enter(record: record_.MigrationRecord, phase: phases.Phase) -> None:
+    record.phase = phase
+    record.phase_times[phase.value] = time.time()
+
+
+def _end(record: record_.MigrationRecord, phase: phases.Phase,
+         outcome: phases.Outcome, reason: str) -> None:
+    record.outcome = outcome
+    record.reason = reason
+    if outcome is phases.Outcome.COMPLETED:
+        record.remaining_bytes = 0
+    _enter(record, phase)

@@ -76,18 +76,14 @@ class DestinationWatch(watch.Watch):
 
     def _came(self) -> None:
         self._enter(phases.Phase.RUN)
-        self._journal.move(self._uuid, DESTINATION, State.OWNED,
-                           record=self._progress.values())
-        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
+        self._end(State.OWNED, phases.Phase.COMPLETED,
+                  phases.Outcome.COMPLETED)
 
     def _gone(self, found: judgement.Judgement) -> None:
         """Nothing of it is here; the VF is free again."""
         reason = self._why_gone(found) + self._explain()
-        self._journal.move(self._uuid, DESTINATION, State.DROPPED,
-                           record=self._progress.values())
-        self._progress.end(phases.Phase.RETURNED, phases.Outcome.FAILED,
-                           reason)
-        self._journal.settle(self._uuid, DESTINATION)
+        self._end(State.DROPPED, phases.Phase.RETURNED,
+                  phases.Outcome.FAILED, reason)
         LOG.info('migration %s: %s', self._uuid, reason)
 
     def _why_gone(self, found: judgement.Judgement) -> str:

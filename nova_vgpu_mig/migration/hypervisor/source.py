@@ -327,10 +327,8 @@ class SourceWatch(watch.Watch):
                             else resumed - answer.clock_ahead),
                 clock_error=answer.clock_error, final=final,
                 at_stop=report.sent_at_stop(self._trace, marks))
-        self._journal.move(self._uuid, SOURCE, State.GIVEN_UP,
-                           expected=State.ACTIVE,
-                           record=self._progress.values())
-        self._progress.end(phases.Phase.COMPLETED, phases.Outcome.COMPLETED)
+        self._end(State.GIVEN_UP, phases.Phase.COMPLETED,
+                  phases.Outcome.COMPLETED, expected=State.ACTIVE)
 
     def _stayed(self) -> None:
         outcome, reason = report.why_returned(
@@ -347,11 +345,8 @@ class SourceWatch(watch.Watch):
         """
         if outcome is phases.Outcome.FAILED:
             reason += self._explain()
-        self._journal.move(self._uuid, SOURCE, State.RETURNED,
-                           expected=State.ACTIVE,
-                           record=self._progress.values())
-        self._progress.end(phases.Phase.RETURNED, outcome, reason)
-        self._journal.settle(self._uuid, SOURCE)
+        self._end(State.RETURNED, phases.Phase.RETURNED, outcome, reason,
+                  expected=State.ACTIVE)
         LOG.warning('migration %s has ended, its guest is not moved: %s',
                     self._uuid, reason)
 

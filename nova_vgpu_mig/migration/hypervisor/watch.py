@@ -191,16 +191,13 @@ class Watch(abc.ABC):
     def _over_already(self) -> bool:
         """Whether the journal has its end: nothing is left to watch for.
 
-        What this watch knows of it is then older than what is there, unless
-        it had come to the end itself and only could not settle it.
+        What this watch knows of it is then older than what is there.
         """
         with contextlib.suppress(journal_.JournalError):
             entry = self._journal.newest(migration_uuid=self._uuid,
                                          role=self.role)
             if entry is None or entry.state not in WATCHED:
                 self._superseded = not self._record.phase.terminal
-                if entry and ownership.is_last(self.role, entry.state):
-                    self._journal.settle(self._uuid, self.role)
                 return True
         return False
 
@@ -240,6 +237,19 @@ class Watch(abc.ABC):
             self._record.notes.append(sentence)
         LOG.warning('migration %s, %s: %s', self._uuid, self.role, sentence)
         self._progress.save()
+
+    def _end(self, to: ownership.State, phase: phases.Phase,
+             outcome: phases.Outcome, reason: str = '', *,
+             expected: ownership.State | None = None) -> None:
+        """Come to the end, in one write.
+
+        Of an end without its outcome, or one that is not settled, nobody
+        would take the VF again: the agent may be killed between two writes.
+        """
+        self._journal.move(
+            self._uuid, self.role, to, expected=expected, settle=True,
+            record=self._progress.values_at_end(phase, outcome, reason))
+        self._progress.end(phase, outcome, reason)
 
     def give_up(self, reason: str) -> None:
         """Nova waits for it no more: what has not begun is over."""

@@ -149,7 +149,8 @@ class TestOver(SteeredCase):
     def test_it_is_watched_no_more(self) -> None:
         watched = self.watched()
         watched._begun = True
-        self.journal.move('m', phases.Role.SOURCE, State.RETURNED)
+        self.journal.move('m', phases.Role.SOURCE, State.RETURNED,
+                          settle=True)
         ended = {**self.journal.get('m', phases.Role.SOURCE).record,
                  'reason': 'as somebody else has written'}
         self.journal.save_record('m', phases.Role.SOURCE, ended)

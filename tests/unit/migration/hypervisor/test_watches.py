@@ -20,6 +20,7 @@ from unittest import mock
 import fixtures
 from oslotest import base
 
+from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.migration.hypervisor import destination
 from nova_vgpu_mig.migration.hypervisor import source
 from nova_vgpu_mig.migration.hypervisor import watch
@@ -380,3 +381,59 @@ class TestPausedGuest(WatchesCase):
         self.pair.destination.views.clear()
         self.assertIn('went back to the source', self.ended(made))
         self.assertEqual([], made.record.notes)
+
+
+class TestKilledAtTheEnd(WatchesCase):
+    """The journal takes one more write, and the agent is gone."""
+
+    def kept(self, role, made):
+        """Return the entry that the next agent finds."""
+        self.assertTrue(made.wait(gpu_lab.PATIENCE))
+        found = journal.Journal(self.journal.path)
+        self.addCleanup(found.close)
+        return found.get(UUID, role)
+
+    def kill_at_the_end(self):
+        move = self.journal.move
+
+        def last_move(*args, **values):
+            try:
+                return move(*args, **values)
+            finally:
+                self.journal.close()
+
+        self.useFixture(fixtures.MockPatchObject(self.journal, 'move',
+                                                 last_move))
+
+    def moves(self):
+        self.pair.source.views.clear()
+        self.pair.destination.views[INSTANCE] = View(State.RUNNING)
+
+    def test_source_of_what_has_moved(self):
+        made = self.source(Phase.PRECOPY)
+        self.kill_at_the_end()
+        self.moves()
+        self.assertTrue(tenancy.over(self.kept(SOURCE, made)))
+
+    def test_destination_of_what_has_moved(self):
+        made = self.destination()
+        self.kill_at_the_end()
+        self.moves()
+        self.assertTrue(tenancy.over(self.kept(DESTINATION, made)))
+
+    def test_source_of_what_stays(self):
+        made = self.source(Phase.PRECOPY)
+        self.kill_at_the_end()
+        self.pair.go_back('operation aborted')
+        entry = self.kept(SOURCE, made)
+        self.assertTrue(entry.settled)
+        self.assertIn('operation aborted', entry.record['reason'])
+
+    def test_destination_of_what_stays(self):
+        made = self.destination()
+        self.kill_at_the_end()
+        made.give_up('Nova has rolled the migration back')
+        entry = self.kept(DESTINATION, made)
+        self.assertTrue(entry.settled)
+        self.assertEqual('Nova has rolled the migration back',
+                         entry.record['reason'])
