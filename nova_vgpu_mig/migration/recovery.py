@@ -191,8 +191,10 @@ class Recovery:
                     f'{entry.state} at the {role}')
             if role is phases.Role.SOURCE:
                 self._scrub(entry)
-            elif not doubt.completed(entry):
-                # OWNED is the right to run, not that it does.
+            elif (entry.carrier is phases.Carrier.AGENT
+                    and not doubt.completed(entry)):
+                # OWNED is the right to run, not that it does; but nothing
+                # that libvirt decides on is run here.
                 self._endings.own(entry)
             self._journal.move(migration_uuid, role, State.FINISHED)
 

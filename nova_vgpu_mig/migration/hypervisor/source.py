@@ -37,7 +37,8 @@ LOG = logging.getLogger(__name__)
 
 LOOKS_FOR_THE_END = 6
 """At a guest that has gone, before its job's last statistics are done
-without: libvirt tells them a moment later."""
+without: libvirt tells them a moment later. At one that stays, before its
+downtime limit is left as it is: libvirtd may be about to come back."""
 
 CLOCK_LOOKS = 10
 """At the other host's clock while there is time for it, in pre-copy: the
@@ -125,16 +126,20 @@ class SourceWatch(watch.Watch):
 
         With it, a migration that somebody begins by hand would never end.
         """
-        former = self._record.job.get('former_limit_ms')
-        if former is None:
-            return
         try:
-            self._host.limit_downtime(self._instance, former)
+            self._undo_hold()
         except hypervisor.HypervisorError as exc:
+            former = self._record.job['former_limit_ms']
             self._note(f'the downtime limit of libvirt may still be '
                        f'{self._limit_ms or steering.HOLD_MS} ms instead of '
                        f'{former} ms ({exc}): virsh migrate-setmaxdowntime '
                        f'{self._instance} {former}')
+
+    def _undo_hold(self) -> None:
+        """:raises hypervisor.HypervisorError: not now."""
+        former = self._record.job.get('former_limit_ms')
+        if former is not None:
+            self._host.limit_downtime(self._instance, former)
 
     def abort(self, reason: str) -> None:
         """Ask libvirt to abort the job; what becomes of it is judged.
@@ -165,10 +170,22 @@ class SourceWatch(watch.Watch):
         super()._take(event)
         if event.what is hypervisor.What.JOB_ENDED:
             self._final = event.values
-        elif event.what is hypervisor.What.STOP:
+        elif timeline.switches_over(event):
             self._note_if_early()
+        elif timeline.only_paused(self._events):
+            self._go_on_after_a_pause()
         elif event.what is hypervisor.What.LOST:
             self._blind = True
+
+    def _go_on_after_a_pause(self) -> None:
+        """Steer again; what was counted before says nothing of what comes.
+        """
+        self._note('the guest was paused during its migration, and runs '
+                   'again')
+        self._samples.clear()
+        self._opened_at_pass = None
+        if self._record.phase is phases.Phase.SWITCHOVER:
+            self._progress.enter(phases.Phase.PRECOPY)
 
     def _note_if_early(self) -> None:
         if self._steer and self._opened_at_pass is None:
@@ -337,7 +354,11 @@ class SourceWatch(watch.Watch):
             aborting=self._aborting or ('' if self._begun
                                         else self._given_up),
             final=self._final or self._host.ended_job(self._instance))
-        self.let_go()
+        if self._looks_for_the_end:
+            self._looks_for_the_end -= 1
+            self._undo_hold()
+        else:
+            self.let_go()
         self._returned(outcome, reason)
 
     def _returned(self, outcome: phases.Outcome, reason: str) -> None:

@@ -136,7 +136,8 @@ def abilities(libvirt: int, qemu: int, *,
     }
     missing = {
         'monitor_events': 'libvirt_qemu is not installed: the downtime is '
-        'libvirt\'s own figure, without its parts',
+        'libvirt\'s own figure, without its parts, and what blocks a '
+        'migration is found out by libvirt when it is to begin',
         'device_events': 'no VFIO_MIGRATION events (QEMU 9.1, libvirt 8.2): '
         'the phases are told by the vCPUs alone',
         'device_statistics': 'no bytes of VFIO devices in the job\'s '
