@@ -157,10 +157,14 @@ def verify(path: str | os.PathLike[str]) -> Summary:
     :raises CheckpointError: what is wrong with it, and where.
     """
     with open(path, 'rb') as file:
-        reader = _Reader(file, str(path))
-        for _ in reader.sections():
-            pass
-        return reader.summary()
+        return _verify(file, str(path))
+
+
+def _verify(file: BinaryIO, name: str) -> Summary:
+    reader = _Reader(file, name)
+    for _ in reader.sections():
+        pass
+    return reader.summary()
 
 
 def load(device: contract.MigrationDevice, who: identity.VFIdentity,
@@ -169,28 +173,32 @@ def load(device: contract.MigrationDevice, who: identity.VFIdentity,
     """Bring a device to the state in a file.
 
     The file is read twice: the device is not touched until all of it has
-    been checked. A load that fails leaves the device reset.
+    been checked. It is opened once, because save() may put another one under
+    its name in between. A load that fails leaves the device reset.
 
     :param who: the identity of `device`; it has to be the file's.
-    :raises CheckpointError: the file is damaged, or of another device.
+    :raises CheckpointError: the file is damaged, or of another device, or
+        was written to meanwhile.
     :raises DeviceError: the device refused the state.
     """
-    found = verify(path)
-    if found.identity != who:
-        raise CheckpointError(f'{path} is of another kind of VF: '
-                              f'{_difference(found.identity, who)}')
-    try:
-        with open(path, 'rb') as file:
-            _load(device, _Reader(file, str(path)))
-        device.set_state(_S.STOP)
-        device.set_state(then)
-    except BaseException:
-        device.reset()
-        raise
+    with open(path, 'rb') as file:
+        found = _verify(file, str(path))
+        if found.identity != who:
+            raise CheckpointError(f'{path} is of another kind of VF: '
+                                  f'{_difference(found.identity, who)}')
+        file.seek(0)
+        try:
+            _load(device, _Reader(file, str(path)), found)
+            device.set_state(_S.STOP)
+            device.set_state(then)
+        except BaseException:
+            device.reset()
+            raise
     return found
 
 
-def _load(device: contract.MigrationDevice, reader: '_Reader') -> None:
+def _load(device: contract.MigrationDevice, reader: '_Reader',
+          verified: Summary) -> None:
     stream = device.set_state(_S.RESUMING)
     if stream is None:
         raise CheckpointError(f'VF {device.address} was resuming already')
@@ -205,6 +213,10 @@ def _load(device: contract.MigrationDevice, reader: '_Reader') -> None:
                 sent += count
     finally:
         stream.close()
+    # A file that was written to in place can be whole again, but is not the
+    # one verified. The device is RESUMING yet: it has run none of it.
+    if reader.summary() != verified:
+        raise CheckpointError(f'{reader.name} has changed while it was read')
 
 
 def _difference(saved: identity.VFIdentity, here: identity.VFIdentity) -> str:

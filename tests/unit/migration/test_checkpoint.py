@@ -179,6 +179,50 @@ class CheckpointTest(unittest.TestCase):
         self.who = dataclasses.replace(self.who, driver_version='9.9')
         self.refused('driver_version')
 
+    def between_the_passes(self, change):
+        """Call `change` once, when load() has verified the file."""
+        changes = [change]
+
+        class Reader(checkpoint._Reader):
+            def sections(self):
+                yield from super().sections()
+                if changes:
+                    changes.pop()()
+
+        return mock.patch.object(checkpoint, '_Reader', Reader)
+
+    def test_a_file_that_is_replaced_after_it_was_verified(self):
+        other = self.directory / 'other'
+        checkpoint.save(self.target, self.who, other)
+        self.at_work()
+        saved = self.save()
+        with self.between_the_passes(lambda: os.replace(other, self.path)):
+            self.assertEqual(saved, self.load())
+        self.assertEqual(bytes(self.source.frame_buffer),
+                         bytes(self.target.frame_buffer))
+
+    def test_a_file_that_is_written_to_after_it_was_verified(self):
+        """In place, with a whole checkpoint of another state or identity."""
+        self.at_work()
+        self.save()
+        whole = self.path.read_bytes()
+        others = {'state': (self.target, self.who),
+                  'identity': (self.source, dataclasses.replace(
+                      self.who, driver_version='9.9'))}
+        for name, (device, who) in others.items():
+            with self.subTest(name):
+                checkpoint.save(device, who, self.path)
+                other = self.path.read_bytes()
+                self.path.write_bytes(whole)
+                change = functools.partial(self.path.write_bytes, other)
+                with (self.between_the_passes(change),
+                      mock.patch.object(
+                          self.target, 'set_state', autospec=True,
+                          side_effect=self.target.set_state) as set_state):
+                    self.refused('has changed')
+                # It was never run with what it had been sent.
+                set_state.assert_called_once_with(S.RESUMING)
+
     def test_a_load_that_the_device_refuses(self):
         """A whole file, whose stream is not one for the device."""
         self.at_work()
