@@ -34,6 +34,7 @@ import json
 import os
 import pathlib
 import struct
+import tempfile
 from typing import Any
 from typing import BinaryIO
 
@@ -75,11 +76,17 @@ def save(device: contract.MigrationDevice, who: identity.VFIdentity,
     :param then: the state to leave the device in, also after a failure.
     :raises DeviceError: the device failed; there is no new file.
     :raises OSError: the file could not be written; there is no new file.
+        Or the directory could not be synced: the new file is there, whole,
+        but a power cut may bring back what was there before.
     """
     final = pathlib.Path(path)
-    unfinished = final.with_name(f'.{final.name}.{os.getpid()}')
+    # A name of this call's own: another save to the same name may be under
+    # way, or may have been killed. For the owner only (mkstemp() sees to
+    # it), as a guest's memory is in it.
+    fd, name = tempfile.mkstemp(prefix=f'.{final.name}.', dir=final.parent)
+    unfinished = pathlib.Path(name)
     try:
-        with open(unfinished, 'xb', opener=_private) as file:
+        with open(fd, 'wb') as file:
             try:
                 summary = _save(device, who, file)
             finally:
@@ -92,11 +99,6 @@ def save(device: contract.MigrationDevice, who: identity.VFIdentity,
         raise
     _sync_directory(final.parent)
     return summary
-
-
-def _private(path: str, flags: int) -> int:
-    """A guest's memory is in it: for its owner only."""
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _sync_directory(path: pathlib.Path) -> None:

@@ -19,6 +19,7 @@ import functools
 import os
 import pathlib
 import random
+import stat
 import unittest
 from unittest import mock
 
@@ -138,6 +139,43 @@ class CheckpointTest(unittest.TestCase):
         self.assertEqual(before, self.path.read_bytes())
         self.assertEqual([self.path], list(self.directory.iterdir()))
         self.assertIs(S.RUNNING, self.source.state())
+
+    def test_two_saves_to_one_name_at_once(self):
+        self.at_work()
+        others, meanwhile = [self.target], []
+
+        def fsync(fd):
+            if others:
+                other = checkpoint.save(others.pop(), self.who, self.path)
+                meanwhile.extend((other, checkpoint.verify(self.path)))
+
+        with mock.patch.object(os, 'fsync', autospec=True,
+                               side_effect=fsync):
+            saved = self.save()
+        self.assertEqual(*meanwhile)
+        self.assertNotIn(saved, meanwhile)
+        # The one that ended last.
+        self.assertEqual(saved, checkpoint.verify(self.path))
+        self.assertEqual([self.path], list(self.directory.iterdir()))
+
+    def test_what_a_killed_save_has_left(self):
+        """By a process that had the number of this one."""
+        left = self.directory / f'.{self.path.name}.{os.getpid()}'
+        left.write_bytes(b'half')
+        self.save()
+        checkpoint.verify(self.path)
+        self.assertEqual(b'half', left.read_bytes())
+
+    def test_a_directory_that_can_not_be_synced(self):
+        def fsync(fd):
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise OSError(errno.EIO, 'no')
+
+        with mock.patch.object(os, 'fsync', autospec=True,
+                               side_effect=fsync):
+            self.assertRaises(OSError, self.save)
+        checkpoint.verify(self.path)
+        self.assertEqual([self.path], list(self.directory.iterdir()))
 
     def refused(self, text):
         """The file is refused and the device has not noticed."""
