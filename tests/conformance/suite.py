@@ -355,8 +355,8 @@ class Contract:
     def test_a_stream_that_is_too_long(self):
         data = self.saved(self.source)
         stream = self.go(self.target, S.RESUMING)
+        self.write(stream, data)
         with self.assertRaises(contract.DeviceError):
-            self.write(stream, data)
             self.write(stream, b'more')
             self.target.set_state(S.STOP)
 
