@@ -15,6 +15,7 @@
 
 Needs unittest and the package alone, so that it runs inside a node of the
 lab as well: `python3 -m tests.conformance --driver vfio --type mtty-2`. Where
-devices may differ, a provider says so as data (`Traits`); what is not data
-there is the contract.
+devices may differ, `Traits` says so as data; what is not data there is the
+contract. Tests that a device can't have are named there, too, and no test
+skips itself.
 """

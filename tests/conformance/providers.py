@@ -14,6 +14,7 @@
 """What a device under test is, and where two fresh ones come from."""
 
 import abc
+from collections.abc import Mapping
 import dataclasses
 import errno
 import pathlib
@@ -42,22 +43,18 @@ class Traits:
     keeps_state: bool = False
     """A device that is opened again is in the state that it was left in."""
 
-    logs_dma: bool = True
-
     exact_size: bool = False
     """The estimate in STOP is the length of the stream."""
 
     failures: tuple[tuple[contract.DeviceState, bool], ...] = ()
     """(state, into ERROR): what fail_at() can bring about."""
 
-    dirties: bool = False
-    """dirty() gives a device in PRE_COPY something to send again."""
+    lacks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Test -> why the device can't have it; these are left out."""
 
 
 class Provider(abc.ABC):
     """Makes devices of one kind."""
-
-    traits: Traits
 
     @abc.abstractmethod
     def addresses(self, case: unittest.TestCase) -> tuple[str, str]:
@@ -73,7 +70,7 @@ class Provider(abc.ABC):
         raise NotImplementedError
 
     def dirty(self, address: str) -> None:
-        """Have the device do some work."""
+        """Have a device in PRE_COPY write something to send again."""
         raise NotImplementedError
 
 
@@ -82,8 +79,14 @@ _ALL = (contract.MigrationFlag.STOP_COPY | contract.MigrationFlag.P2P
         | contract.MigrationFlag.PRE_COPY)
 
 MTTY = Traits(_ALL, temporary_end=False, error_after_short=False,
-              wrong_errno=errno.EFAULT, keeps_state=True, exact_size=True)
-LAB = Traits(_ALL, dirties=True, failures=tuple(
+              wrong_errno=errno.EFAULT, keeps_state=True, exact_size=True,
+              lacks={
+                  'test_a_failed_change': 'nothing makes a change fail',
+                  'test_what_is_dirtied_is_sent_again':
+                  'nothing makes it work',
+                  'test_a_reset_clears_what_a_load_was_cut_off_in':
+                  'it has no frame buffer'})
+LAB = Traits(_ALL, failures=tuple(
     (state, into_error)
     for state in (_S.RUNNING, _S.STOP_COPY, _S.PRE_COPY, _S.RESUMING)
     for into_error in (False, True)))
@@ -92,14 +95,13 @@ LAB = Traits(_ALL, dirties=True, failures=tuple(
 class MediatedDevices(Provider):
     """Mediated devices of one type, made and removed through sysfs."""
 
-    def __init__(self, kind: str, traits: Traits) -> None:
+    def __init__(self, kind: str) -> None:
         # Here, since a node has the driver's needs and a tester may not.
         from nova_vgpu_mig.gpu.vfio import calls
         from nova_vgpu_mig.gpu.vfio import device
         from nova_vgpu_mig.gpu.vfio import opening
         from nova_vgpu_mig.gpu.vfio import rights
         from nova_vgpu_mig.gpu.vfio import sysfs
-        self.traits = traits
         self._type = kind
         self._device = device
         self._files = sysfs.Files()
