@@ -43,8 +43,12 @@ class Traits:
     keeps_state: bool = False
     """A device that is opened again is in the state that it was left in."""
 
-    exact_size: bool = False
-    """The estimate in STOP is the length of the stream."""
+    framing: int = 0
+    """Bytes of a stream, at most, that the estimate leaves out."""
+
+    frame_buffer: int = 0
+    """Bytes that the estimate in STOP takes for the frame buffer, all of
+    it; 0: it is the one in STOP_COPY."""
 
     failures: tuple[tuple[contract.DeviceState, bool], ...] = ()
     """(state, into ERROR): what fail_at() can bring about."""
@@ -79,7 +83,7 @@ _ALL = (contract.MigrationFlag.STOP_COPY | contract.MigrationFlag.P2P
         | contract.MigrationFlag.PRE_COPY)
 
 MTTY = Traits(_ALL, temporary_end=False, error_after_short=False,
-              wrong_errno=errno.EFAULT, keeps_state=True, exact_size=True,
+              wrong_errno=errno.EFAULT, keeps_state=True,
               lacks={
                   'test_a_failed_change': 'nothing makes a change fail',
                   'test_what_is_dirtied_is_sent_again':

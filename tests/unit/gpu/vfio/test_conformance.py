@@ -22,6 +22,8 @@ from tests.conformance import providers
 from tests.conformance import suite
 from tests import gpu_lab
 
+FRAME_BUFFER_MIB = 4
+
 
 class SoftwareGIM(providers.Provider):
     """Two VFs of one GIM, which is started with the first test.
@@ -68,11 +70,16 @@ class SoftwareConformanceTest(suite.Contract, unittest.TestCase):
     traits = providers.Traits(
         contract.MigrationFlag.STOP_COPY | contract.MigrationFlag.PRE_COPY,
         keeps_state=True,
+        # As GIM, it looks for what is written only once a stream has begun.
+        frame_buffer=FRAME_BUFFER_MIB * gpu_lab.MIB,
+        # Headers, section tables and bitmaps, of three packages.
+        framing=300,
         failures=((contract.DeviceState.RUNNING, False),))
 
     @classmethod
     def setUpClass(cls):
-        gim = gpu_lab.GIMProcess(gpu_lab.class_directory(cls))
+        gim = gpu_lab.GIMProcess(gpu_lab.class_directory(cls),
+                                 frame_buffer_mib=FRAME_BUFFER_MIB)
         cls.addClassCleanup(gim.stop)
         cls.provider = SoftwareGIM(gim)
 
