@@ -14,9 +14,11 @@
 """Run the suite on devices of this machine, as root in a node of the lab."""
 
 import argparse
+import dataclasses
 import sys
 import unittest
 
+from nova_vgpu_mig.gpu import contract
 from tests.conformance import providers
 from tests.conformance import suite
 
@@ -26,13 +28,21 @@ def main() -> int:
     parser.add_argument('--driver', choices=['vfio'], required=True)
     parser.add_argument('--type', required=True, help='a type of mediated '
                         'devices, as mtty-2 or vgpu_lab-16')
+    parser.add_argument('--flags', type=lambda text: int(text, 0),
+                        choices=(0x5, 0x7), metavar='FLAGS', help='have '
+                        'vgpu_lab offer these migration flags: 0x5 has no '
+                        'P2P, as GIM; 0x7 is its default')
     parser.add_argument('tests', nargs='*', help='names of single tests')
     options = parser.parse_args()
+    declared = (providers.MTTY if options.type.startswith('mtty')
+                else providers.LAB)
+    if options.flags is not None:
+        declared = dataclasses.replace(
+            declared, flags=contract.MigrationFlag(options.flags))
 
     class ConformanceTest(suite.Contract, unittest.TestCase):
-        provider = providers.MediatedDevices(options.type)
-        traits = (providers.MTTY if options.type.startswith('mtty')
-                  else providers.LAB)
+        provider = providers.MediatedDevices(options.type, options.flags)
+        traits = declared
 
     loader = unittest.defaultTestLoader
     tests = unittest.TestSuite(

@@ -99,7 +99,8 @@ LAB = Traits(_ALL, failures=tuple(
 class MediatedDevices(Provider):
     """Mediated devices of one type, made and removed through sysfs."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, flags: int | None = None) -> None:
+        """:param flags: to be offered; the lab's GPU can be told so."""
         # Here, since a node has the driver's needs and a tester may not.
         from nova_vgpu_mig.gpu.vfio import calls
         from nova_vgpu_mig.gpu.vfio import device
@@ -107,6 +108,7 @@ class MediatedDevices(Provider):
         from nova_vgpu_mig.gpu.vfio import rights
         from nova_vgpu_mig.gpu.vfio import sysfs
         self._type = kind
+        self._flags = flags
         self._device = device
         self._files = sysfs.Files()
         self._doors = opening.Doors(self._files, rights.open_directly,
@@ -123,8 +125,11 @@ class MediatedDevices(Provider):
                               f'type {self._type}; is its module loaded?')
         address = str(uuid.uuid4())
         (types[0] / 'create').write_text(address)
-        remove = self._files.sys / f'bus/mdev/devices/{address}/remove'
-        case.addCleanup(pathlib.Path.write_text, remove, '1')
+        made = self._files.sys / f'bus/mdev/devices/{address}'
+        case.addCleanup(pathlib.Path.write_text, made / 'remove', '1')
+        if self._flags is not None:
+            # Not once it is open.
+            (made / 'migration/flags').write_text(f'{self._flags:#x}')
         return address
 
     def _node(self, address: str) -> Any:

@@ -19,10 +19,11 @@ SECONDS = 900
 
 class ConformanceTestCase(base.LabTestCase):
 
-    def _run(self, kind: str) -> None:
+    def _run(self, *options: str) -> None:
         done = self.two.attempt(
             'cd /opt/nova-vgpu-mig && python3 -m tests.conformance '
-            f'--driver vfio --type {kind} 2>&1', seconds=SECONDS)
+            f'--driver vfio --type {" ".join(options)} 2>&1',
+            seconds=SECONDS)
         self.assertEqual(0, done.returncode, done.stdout.decode())
 
     def test_mtty(self) -> None:
@@ -30,3 +31,7 @@ class ConformanceTestCase(base.LabTestCase):
 
     def test_device(self) -> None:
         self._run('vgpu_lab-16')
+
+    def test_device_without_p2p(self) -> None:
+        # As GIM has it.
+        self._run('vgpu_lab-16', '--flags', '0x5')
