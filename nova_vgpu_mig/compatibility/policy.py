@@ -76,7 +76,8 @@ V1 = Policy(
         'revision', 'bad_pages', 'uncorrectable_errors', *_SINCE_V2),
         _WARNING),
     ignored=_SINCE_V2,
-    ignored_firmware=frozenset({'RAS_TA', 'RLCV_LX7', 'RLC_P'}))
+    # As AMD SMI names them; TA_RAS is RAS_TA inside GIM.
+    ignored_firmware=frozenset({'TA_RAS', 'RLCV_LX7', 'RLC_P'}))
 """Any VF index; firmware is compared id by id."""
 
 V2 = dataclasses.replace(

@@ -27,12 +27,12 @@ FIRMWARE = {
     'CP_MEC1': '0x9c',
     'MEC': '0x9c',
     'PSP_SOSDRV': '0x36031e',
-    'RAS_TA': '0x1b00010a',
     'RLC': '0x63',
     'RLCV_LX7': '0x11',
     'RLC_P': '0x40',
     'SDMA': '0x18',
     'SMU': '0x557500',
+    'TA_RAS': '0x1b00010a',
     'VCN': '0x9110024',
 }
 

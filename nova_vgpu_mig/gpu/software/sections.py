@@ -44,7 +44,7 @@ MAX_STATIC_BYTES = 1024 * 1024
 FIRMWARE_IMAGE_BYTES = 4096
 _FIRMWARE = struct.Struct('<32sI')
 
-IGNORED_FIRMWARE = frozenset({'RAS_TA', 'RLCV_LX7', 'RLC_P'})
+IGNORED_FIRMWARE = frozenset({'TA_RAS', 'RLCV_LX7', 'RLC_P'})
 """Firmware that AMD's comparison leaves out."""
 
 COMPARED = ('vendor_id', 'device_id', 'frame_buffer_mib',

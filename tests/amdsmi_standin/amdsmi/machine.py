@@ -60,7 +60,7 @@ class GPU:
         self.driver = '8.7.0.K'
         self.vbios = '113-M3000100-103'
         self.firmware = {AmdSmiFwBlock.FW_ID_CP_MEC1: 0x9c,
-                         AmdSmiFwBlock.FW_ID_RAS_TA: 0x1b00010a,
+                         AmdSmiFwBlock.FW_ID_TA_RAS: 0x1b00010a,
                          AmdSmiFwBlock.FW_ID_ASD: 0}
         self.partition = AmdSmiAcceleratorPartitionSetting.SPX
         self.memory = AmdSmiMemoryPartitionSetting.NPS1

@@ -27,7 +27,7 @@ AmdSmiVfState = enum.IntEnum('AmdSmiVfState', [
     'DEFAULT_AVAILABLE'])
 AmdSmiFwBlock = enum.IntEnum('AmdSmiFwBlock', [
     'FW_ID_CP_MEC1', 'FW_ID_SDMA0', 'FW_ID_VCN', 'FW_ID_RLC',
-    'FW_ID_RAS_TA', 'FW_ID_RLCV_LX7', 'FW_ID_RLC_P', 'FW_ID_ASD'])
+    'FW_ID_TA_RAS', 'FW_ID_RLCV_LX7', 'FW_ID_RLC_P', 'FW_ID_ASD'])
 AmdSmiAcceleratorPartitionSetting = enum.IntEnum(
     'AmdSmiAcceleratorPartitionSetting',
     ['INVALID', 'SPX', 'DPX', 'TPX', 'QPX', 'CPX'])

@@ -98,10 +98,10 @@ class TestRules(base.BaseTestCase):
         self.assertNotIn('SDMA', result.reason())
 
     def test_ignored_firmware(self):
-        for ignored in ('RAS_TA', 'RLCV_LX7', 'RLC_P'):
+        for ignored in ('TA_RAS', 'RLCV_LX7', 'RLC_P'):
             result = judge({'firmware': {**SOURCE.firmware, ignored: '1'}})
             self.assertTrue(result.compatible, ignored)
-        only_ignored = {'RAS_TA': '1'}
+        only_ignored = {'TA_RAS': '1'}
         result = judge({'firmware': only_ignored})
         self.assert_refused(result, 'firmware', 'not exposed')
 
@@ -242,8 +242,8 @@ class TestRules(base.BaseTestCase):
     def test_an_unknown_version_takes_nothing_for_granted(self):
         source = dataclasses.replace(
             SOURCE, migration_version=9, engines={},
-            firmware={**SOURCE.firmware, 'RAS_TA': '1'})
-        result = judge({'firmware': {**SOURCE.firmware, 'RAS_TA': '2'}},
+            firmware={**SOURCE.firmware, 'TA_RAS': '1'})
+        result = judge({'firmware': {**SOURCE.firmware, 'TA_RAS': '2'}},
                        source=source, source_index=0,
                        free_indices=frozenset({0}))
         self.assertEqual(['firmware', 'engines'],

@@ -136,6 +136,24 @@ class PoolsTest(Case):
             ['migration_version', 'psp_migration_version', 'engines'],
             [found.rule for found in judged.warnings])
 
+    def test_firmware_that_gim_ignores_may_differ(self):
+        import amdsmi
+        block = amdsmi.AmdSmiFwBlock
+        here, = self.driver.pools()
+
+        def refusals():
+            there, = self.driver.pools()
+            return [found.rule for found in verdict.judge(
+                here.identity, there.identity, free_vfs=1, source_index=1,
+                free_indices=frozenset({1}), health=there.health).refusals]
+
+        self.gpu.firmware[block.FW_ID_TA_RAS] += 1
+        for ignored in (block.FW_ID_RLCV_LX7, block.FW_ID_RLC_P):
+            self.gpu.firmware[ignored] = 1
+        self.assertEqual([], refusals())
+        self.gpu.firmware[block.FW_ID_CP_MEC1] += 1
+        self.assertEqual(['firmware'], refusals())
+
     def test_free_is_what_both_sides_say(self):
         self.assertEqual([True, True], [vf.free for vf in self.vfs()])
         for name in ('UNAVAILABLE', 'ACTIVE', 'SUSPENDED', 'FULLACCESS'):

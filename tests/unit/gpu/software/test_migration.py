@@ -501,7 +501,7 @@ class IdentityTest(unittest.TestCase):
         self.addCleanup(here.stop)
         there = gpu_lab.GIMProcess(
             directory, '0000:03:00.0',
-            options=('--firmware', 'MEC=0x9d', '--firmware', 'RAS_TA=0x1'))
+            options=('--firmware', 'MEC=0x9d', '--firmware', 'TA_RAS=0x1'))
         self.addCleanup(there.stop)
         move = gpu_lab.Move(here.open(gpu_lab.vf_addresses(here)[0]),
                             there.open(gpu_lab.vf_addresses(there)[0]),
@@ -519,7 +519,7 @@ class IdentityTest(unittest.TestCase):
         self.addCleanup(here.stop)
         there = gpu_lab.GIMProcess(
             directory, '0000:03:00.0', vfs=3,
-            options=('--firmware', 'RAS_TA=0x1'))
+            options=('--firmware', 'TA_RAS=0x1'))
         self.addCleanup(there.stop)
         move = gpu_lab.Move(here.open(gpu_lab.vf_addresses(here)[0]),
                             there.open(gpu_lab.vf_addresses(there)[2]),
