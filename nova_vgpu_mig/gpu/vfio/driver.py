@@ -113,9 +113,9 @@ class VFIODriver(contract.GPUDriver):
         return tuple(found)
 
     def _vf(self, node: sysfs.Node) -> contract.VF:
-        used = self._used_bytes(node.address)
+        held, used = self._held(node.address)
         return contract.VF(node.address, node.index,
-                           used is None and self._is_free(node), used)
+                           not held and self._is_free(node), used)
 
     def _is_free(self, node: sysfs.Node) -> bool:
         try:
@@ -125,15 +125,15 @@ class VFIODriver(contract.GPUDriver):
                         'taken for held: %s', exc)
             return False
 
-    def _used_bytes(self, address: str) -> int | None:
-        """MIG_DATA_SIZE of a device that is open here; None otherwise."""
+    def _held(self, address: str) -> tuple[bool, int | None]:
+        """Whether a device is open here, and its MIG_DATA_SIZE if it is."""
         opened = self._open.get(address)
         if opened is None or opened.closed:
-            return None
+            return False, None
         try:
-            return opened.data_size()
+            return True, opened.data_size()
         except contract.DeviceError:
-            return None
+            return True, None
 
     def _node(self, address: str) -> sysfs.Node:
         node = self._files.find(address)

@@ -26,6 +26,7 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import errno
+import threading
 
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.gpu.vfio import calls
@@ -54,13 +55,18 @@ class Opened:
 
 
 class Doors:
-    """The ways to the devices of one machine."""
+    """The ways to the devices of one machine.
+
+    One thread at a time goes through: a device that is open for a moment,
+    in order to see whether it is free, would be busy for all others.
+    """
 
     def __init__(self, files: sysfs.Files, open_file: OpenFile,
                  kernel: calls.Kernel) -> None:
         self._files = files
         self._open_file = open_file
         self._kernel = kernel
+        self._lock = threading.Lock()
 
     def open(self, node: sysfs.Node) -> Opened:
         """Open a device for migration.
@@ -68,6 +74,10 @@ class Doors:
         :raises DeviceError: EBUSY it is open already; EACCES the agent may
             not; what the kernel says otherwise.
         """
+        with self._lock:
+            return self._open(node)
+
+    def _open(self, node: sysfs.Node) -> Opened:
         with contextlib.ExitStack() as stack:
             opened = (self._by_cdev(node, stack) if self._has_cdev(node)
                       else self._by_group(node, stack))
@@ -79,18 +89,23 @@ class Doors:
 
         The kernel tells by EBUSY only. A group is exclusive, and opening it
         does nothing to its device; a cdev must be bound, which powers the
-        device on. So the group is asked where there is one. Who opens the
-        device in the same moment is refused; that is why it is held for two
-        system calls only.
+        device on. So the group is asked where there is one.
+
+        A QEMU that opens the device in the same moment gets EBUSY. The
+        moment is two system calls long, but the helper's round trip where
+        the agent needs that for its rights. Rejected: to read it somewhere
+        instead. sysfs does not have it, and /proc/PID/fd of all processes is
+        for a root with capabilities only, which the helper does not keep.
 
         :raises DeviceError: it can't be told.
         """
         try:
-            if self._files.has_group(node):
-                with contextlib.ExitStack() as stack:
-                    self._enter(stack, self._files.group(node), node)
-            else:
-                self.open(node).close()
+            with self._lock:
+                if self._files.has_group(node):
+                    with contextlib.ExitStack() as stack:
+                        self._enter(stack, self._files.group(node), node)
+                else:
+                    self._open(node).close()
         except contract.DeviceError as exc:
             if exc.errno == errno.EBUSY:
                 return False

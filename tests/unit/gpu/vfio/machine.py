@@ -23,6 +23,7 @@ import errno
 import os
 import pathlib
 import struct
+import time
 
 from nova_vgpu_mig.gpu.vfio import calls
 from nova_vgpu_mig.gpu.vfio import sysfs
@@ -31,7 +32,10 @@ PF = '0000:41:00.0'
 
 
 class Machine(calls.Kernel):
-    """Its devices are in RUNNING; `refuse` makes a state change fail."""
+    """Its devices are in RUNNING; `refuse` makes a state change fail.
+
+    A group is exclusive, as the kernel's.
+    """
 
     def __init__(self, root):
         self.root = pathlib.Path(root)
@@ -46,6 +50,9 @@ class Machine(calls.Kernel):
         self.closed = []
         self.dirty_word = 0
         self.busy = set()
+        self.groups = set()
+        self.slow_seconds = 0.0
+        self.sizes = True
 
     def write_file(self, path, text=''):
         path = self.root / path
@@ -95,13 +102,19 @@ class Machine(calls.Kernel):
         self.write_file(f'dev/vfio/devices/vfio{number}')
 
     def open_file(self, path):
-        if path in self.busy:
+        if path in self.busy or path in self.groups:
             raise OSError(errno.EBUSY, 'Device or resource busy')
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if pathlib.Path(path).name.isdigit():
+            self.groups.add(path)
+            time.sleep(self.slow_seconds)
+        return fd
 
     def close(self, fd):
-        self.closed.append(self._name(fd))
+        name = self._name(fd)
+        self.closed.append(name)
         super().close(fd)
+        self.groups.discard(name)
 
     @staticmethod
     def _name(fd):
@@ -155,7 +168,7 @@ class Machine(calls.Kernel):
                 struct.pack_into('=Ii', argument, 8, self.states[name], -1)
             case 0x20002:
                 self._set_state(name, argument)
-            case 0x10009:
+            case 0x10009 if self.sizes:
                 struct.pack_into('=Q', argument, 8, 12345)
             case 0x20006:
                 self.calls.append(struct.unpack_from('=QIIQ', argument, 8))

@@ -13,6 +13,7 @@
 
 """The driver, its doors and its devices, on a machine that is played."""
 
+from concurrent import futures
 import errno
 import os
 import pathlib
@@ -30,6 +31,7 @@ from nova_vgpu_mig.gpu.vfio import driver
 from nova_vgpu_mig.gpu.vfio import opening
 from nova_vgpu_mig.gpu.vfio import privileged
 from nova_vgpu_mig.gpu.vfio import rights
+from nova_vgpu_mig.migration import custody
 from tests.unit.gpu.vfio import machine
 
 S = contract.DeviceState
@@ -197,6 +199,38 @@ class DriverTest(Case):
         found.close()
         self.assertEqual((contract.VF(vf, 0, True),),
                          self.driver.pools()[0].vfs)
+
+    def test_what_is_open_here_is_held_without_a_look(self):
+        vf = self.machine.add_vf(0)
+        found = self.driver.open(vf)
+        self.addCleanup(found.close)
+        self.machine.sizes = False
+        with mock.patch.object(opening.Doors, 'is_free',
+                               autospec=True) as asked:
+            self.assertEqual((contract.VF(vf, 0, False),),
+                             self.driver.pools()[0].vfs)
+        asked.assert_not_called()
+
+    def together(self, *works):
+        """What the works return, each 20 times in a thread of its own."""
+        self.machine.slow_seconds = 0.002
+        with futures.ThreadPoolExecutor(len(works)) as pool:
+            begun = [pool.submit(lambda work=work: [work() for _ in range(20)])
+                     for work in works]
+            return [each.result() for each in begun]
+
+    def is_free(self):
+        return self.driver.pools()[0].vfs[0].free
+
+    def test_threads_that_look_see_no_guest_in_one_another(self):
+        self.machine.add_vf(0)
+        self.assertEqual([[True] * 20] * 2,
+                         self.together(self.is_free, self.is_free))
+
+    def test_nor_does_one_that_opens(self):
+        vf = self.machine.add_vf(0)
+        self.together(self.is_free,
+                      lambda: custody.open_free(self.driver, vf).close())
 
     def test_whether_it_migrates_is_known_once_it_was_open(self):
         vf = self.machine.add_vf(0)
