@@ -58,7 +58,7 @@ class VFIODevice(contract.MigrationDevice):
     def _ask_flags(self) -> contract.MigrationFlag:
         try:
             told = calls.get_feature(
-                self._kernel, self._opened.fd, uapi.FEATURE_MIGRATION,
+                self._kernel, self._fd, uapi.FEATURE_MIGRATION,
                 uapi.Migration())
         except OSError as exc:
             if exc.errno in (errno.ENOTTY, errno.EINVAL):
@@ -68,15 +68,24 @@ class VFIODevice(contract.MigrationDevice):
             raise self._error(exc, 'migration flags') from exc
         return contract.MigrationFlag(told.flags)
 
+    @property
+    def _fd(self) -> int:
+        """:raises OSError: ENODEV the device was closed, as a stream's."""
+        fd = self._opened.fd
+        if fd < 0:
+            raise OSError(errno.ENODEV, 'the device was closed')
+        return fd
+
     def _error(self, exc: OSError, what: str) -> contract.DeviceError:
+        if self._opened.fd < 0:
+            what = f'{what}, after the device was closed'
         return contract.DeviceError(exc.errno or errno.EIO, self.address,
                                     what)
 
     def has(self, feature: int, ways: int) -> bool:
         """Whether the device has another feature of the uAPI."""
         try:
-            return calls.has_feature(self._kernel, self._opened.fd, feature,
-                                     ways)
+            return calls.has_feature(self._kernel, self._fd, feature, ways)
         except OSError as exc:
             raise self._error(exc, f'probe of feature {feature}') from exc
 
@@ -86,7 +95,7 @@ class VFIODevice(contract.MigrationDevice):
     def state(self) -> contract.DeviceState:
         try:
             told = calls.get_feature(
-                self._kernel, self._opened.fd, uapi.FEATURE_MIG_DEVICE_STATE,
+                self._kernel, self._fd, uapi.FEATURE_MIG_DEVICE_STATE,
                 uapi.MigState(0, -1))
         except OSError as exc:
             raise self._error(exc, 'migration state') from exc
@@ -108,7 +117,7 @@ class VFIODevice(contract.MigrationDevice):
                                        f'{what}: only a reset leaves ERROR')
         try:
             answer = calls.set_feature(
-                self._kernel, self._opened.fd, uapi.FEATURE_MIG_DEVICE_STATE,
+                self._kernel, self._fd, uapi.FEATURE_MIG_DEVICE_STATE,
                 uapi.MigState(int(state), -1))
         except OSError as exc:
             raise self._error(
@@ -137,7 +146,7 @@ class VFIODevice(contract.MigrationDevice):
     def data_size(self) -> int:
         try:
             told = calls.get_feature(
-                self._kernel, self._opened.fd, uapi.FEATURE_MIG_DATA_SIZE,
+                self._kernel, self._fd, uapi.FEATURE_MIG_DATA_SIZE,
                 uapi.DataSize())
         except OSError as exc:
             raise self._error(exc, 'size of the stop-copy data') from exc
@@ -145,7 +154,7 @@ class VFIODevice(contract.MigrationDevice):
 
     def reset(self) -> None:
         try:
-            self._kernel.ioctl(self._opened.fd, uapi.DEVICE_RESET)
+            self._kernel.ioctl(self._fd, uapi.DEVICE_RESET)
         except OSError as exc:
             raise self._error(exc, 'reset') from exc
         now = self.state()
@@ -163,7 +172,7 @@ class VFIODevice(contract.MigrationDevice):
             *(uapi.LoggingRange(span.iova, span.length) for span in ranges))
         try:
             calls.set_feature(
-                self._kernel, self._opened.fd,
+                self._kernel, self._fd,
                 uapi.FEATURE_DMA_LOGGING_START, uapi.LoggingControl(
                     page_size, len(ranges), 0, ctypes.addressof(spans)))
         except OSError as exc:
@@ -178,7 +187,7 @@ class VFIODevice(contract.MigrationDevice):
         bitmap = numpy.zeros(-(-pages // 64) * 8, numpy.uint8)
         try:
             calls.get_feature(
-                self._kernel, self._opened.fd,
+                self._kernel, self._fd,
                 uapi.FEATURE_DMA_LOGGING_REPORT, uapi.LoggingReport(
                     span.iova, span.length, page_size, bitmap.ctypes.data))
         except OSError as exc:
@@ -190,7 +199,7 @@ class VFIODevice(contract.MigrationDevice):
 
     def dma_logging_stop(self) -> None:
         try:
-            calls.set_feature(self._kernel, self._opened.fd,
+            calls.set_feature(self._kernel, self._fd,
                               uapi.FEATURE_DMA_LOGGING_STOP)
         except OSError as exc:
             if exc.errno != errno.ENOTTY:

@@ -25,6 +25,7 @@ import errno
 import itertools
 import logging
 import pathlib
+import threading
 
 from oslo_config import cfg
 
@@ -52,13 +53,29 @@ class Migrates(enum.StrEnum):
 
 
 class _Tracked(device.VFIODevice):
-    """A device that the driver knows to be open, for its size."""
+    """A device that the driver knows to be open, for its size.
+
+    pools() asks for that in other threads than the one that has the device.
+    """
 
     closed = False
 
+    def __init__(self, address: str, opened: opening.Opened,
+                 explain: contract.Explain) -> None:
+        self._closing = threading.Lock()
+        super().__init__(address, opened, explain)
+
+    def data_size(self) -> int:
+        # Else the number may be another file's by the time of the call.
+        with self._closing:
+            return super().data_size()
+
     def close(self) -> None:
-        self.closed = True
-        super().close()
+        with self._closing:
+            try:
+                super().close()
+            finally:
+                self.closed = True
 
 
 class VFIODriver(contract.GPUDriver):
@@ -133,7 +150,7 @@ class VFIODriver(contract.GPUDriver):
         try:
             return True, opened.data_size()
         except contract.DeviceError:
-            return True, None
+            return not opened.closed, None
 
     def _node(self, address: str) -> sysfs.Node:
         node = self._files.find(address)

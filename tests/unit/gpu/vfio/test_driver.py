@@ -20,6 +20,8 @@ import pathlib
 import re
 import socket
 import tempfile
+import threading
+import time
 import unittest
 from unittest import mock
 
@@ -31,6 +33,7 @@ from nova_vgpu_mig.gpu.vfio import driver
 from nova_vgpu_mig.gpu.vfio import opening
 from nova_vgpu_mig.gpu.vfio import privileged
 from nova_vgpu_mig.gpu.vfio import rights
+from nova_vgpu_mig.gpu.vfio import uapi
 from nova_vgpu_mig.migration import custody
 from tests.unit.gpu.vfio import machine
 
@@ -126,6 +129,20 @@ class DeviceTest(Case):
         self.machine.states[vf] = 99
         self.assertIn('99', self.refused(errno.EPROTO, found.state))
 
+    def test_a_closed_one_is_gone(self):
+        found = self.open(self.machine.add_vf(0))
+        found.close()
+        span = contract.IOVARange(0, 4096)
+        for call, *args in (
+                (found.state,), (found.set_state, S.STOP), (found.data_size,),
+                (found.reset,), (found.has, 2, uapi.FEATURE_GET),
+                (found.dma_logging_start, 4096, [span]),
+                (found.dma_logging_report, span, 4096),
+                (found.dma_logging_stop,)):
+            self.assertIn('after the device was closed',
+                          self.refused(errno.ENODEV, call, *args))
+        found.close()
+
     def test_dma_logging(self):
         found = self.open(self.machine.add_vf(0))
         self.machine.calls.clear()
@@ -210,6 +227,47 @@ class DriverTest(Case):
             self.assertEqual((contract.VF(vf, 0, False),),
                              self.driver.pools()[0].vfs)
         asked.assert_not_called()
+
+    def test_a_size_is_asked_of_nothing_that_is_closed_meanwhile(self):
+        vf = self.machine.add_vf(0)
+        found = self.driver.open(vf)
+        asked, closed = threading.Event(), threading.Event()
+        kernels_own = self.machine.ioctl
+
+        def ioctl(fd, *args):
+            asked.set()
+            self.assertFalse(closed.wait(0.1), 'closed under the call')
+            return kernels_own(fd, *args)
+
+        def close():
+            asked.wait()
+            found.close()
+            closed.set()
+
+        with futures.ThreadPoolExecutor(1) as pool, \
+                mock.patch.object(self.machine, 'ioctl', ioctl):
+            closing = pool.submit(close)
+            seen, = self.driver.pools()[0].vfs
+            closing.result()
+        self.assertEqual(contract.VF(vf, 0, False, 12345), seen)
+        self.assertTrue(self.is_free())
+
+    def test_one_that_is_being_closed_is_free_afterwards(self):
+        vf = self.machine.add_vf(0)
+        found = self.driver.open(vf)
+        closing = threading.Event()
+        kernels_own = self.machine.close
+
+        def close(fd):
+            closing.set()
+            time.sleep(0.02)
+            kernels_own(fd)
+
+        with futures.ThreadPoolExecutor(1) as pool, \
+                mock.patch.object(self.machine, 'close', close):
+            pool.submit(found.close)
+            closing.wait()
+            self.assertTrue(self.is_free())
 
     def together(self, *works):
         """What the works return, each 20 times in a thread of its own."""
