@@ -32,8 +32,12 @@ _MEMORY = 0x200
 """IORESOURCE_MEM, in the third column of a PCI `resource` file."""
 
 
-def of(node: sysfs.Node, siblings: int) -> identity.VFIdentity:
-    """Describe a device; `siblings` are in its pool, itself included."""
+def of(node: sysfs.Node) -> identity.VFIdentity:
+    """Describe a device.
+
+    Mediated devices are made and removed with their guests, so that their
+    number says nothing of one: its type says what share of the parent it is.
+    """
     told = node.path / 'identity'
     ids = _pci_ids(node)
     return identity.VFIdentity(
@@ -41,7 +45,7 @@ def of(node: sysfs.Node, siblings: int) -> identity.VFIdentity:
         device_id=_hex_id(told / 'device_id') or ids[1],
         frame_buffer_mib=(_number(told / 'frame_buffer_mib')
                           or _largest_bar(node.path) // _MIB or None),
-        num_vfs=_number(node.parent / 'sriov_numvfs') or siblings,
+        num_vfs=_number(node.parent / 'sriov_numvfs') or 1,
         migration_version=_number(told / 'migration_version'),
         driver_version=(sysfs.text(told / 'driver_version')
                         or _driver(node)),

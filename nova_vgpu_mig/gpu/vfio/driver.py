@@ -125,7 +125,7 @@ class VFIODriver(contract.GPUDriver):
         for (parent, _), members in itertools.groupby(nodes, pool):
             group = list(members)
             found.append(contract.Pool(
-                parent.name, describe.of(group[0], len(group)),
+                parent.name, describe.of(group[0]),
                 tuple(self._vf(node) for node in group)))
         return tuple(found)
 

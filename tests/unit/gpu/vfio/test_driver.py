@@ -39,6 +39,7 @@ from tests.unit.gpu.vfio import machine
 
 S = contract.DeviceState
 MDEV = '9fca55f3-0712-4943-a72a-5caa8facd6cd'
+BROTHER = 'b0a1c2d3-0712-4943-a72a-5caa8facd6cd'
 
 
 class Case(unittest.TestCase):
@@ -207,6 +208,14 @@ class DriverTest(Case):
         self.assertEqual(('1af4', 64, 'CPX', {'firmware': '2.1'}), (
             found.vendor_id, found.frame_buffer_mib, found.partition,
             found.firmware))
+
+    def test_brothers_do_not_change_what_a_device_is(self):
+        self.machine.add_mdev(MDEV)
+        before = self.driver.pools()[0].identity
+        self.machine.add_mdev(BROTHER, group='8')
+        found, = self.driver.pools()
+        self.assertEqual(2, len(found.vfs))
+        self.assertEqual(before, found.identity)
 
     def test_used_bytes_of_what_is_open_here(self):
         vf = self.machine.add_vf(0)
