@@ -257,9 +257,15 @@ class VF:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pool:
-    """The VFs of one PF; all of them share one identity."""
+    """VFs of one PF, or mediated devices of one parent and type.
+
+    All of them share one identity; a PF or parent with several has a pool
+    for each.
+    """
 
     pf_address: str
+    """Of a parent that is not on PCI its name."""
+
     identity: identity.VFIdentity
     vfs: tuple[VF, ...]
     health: health_.Health = health_.UNKNOWN

@@ -22,13 +22,12 @@ whether a device migrates is unknown until then.
 from collections.abc import Callable
 import enum
 import errno
-import itertools
 import logging
-import pathlib
 import threading
 
 from oslo_config import cfg
 
+from nova_vgpu_mig.compatibility import identity
 from nova_vgpu_mig.conf import vfio
 from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.gpu.vfio import calls
@@ -116,18 +115,19 @@ class VFIODriver(contract.GPUDriver):
         return SUPPORT if self._files.has_vfio() and there else 0
 
     def pools(self) -> tuple[contract.Pool, ...]:
-        def pool(node: sysfs.Node) -> tuple[pathlib.Path, str]:
-            return node.parent, node.type or ''
-
-        nodes = sorted(self._nodes(), key=lambda node: (
-            *pool(node), node.index))
-        found = []
-        for (parent, _), members in itertools.groupby(nodes, pool):
-            group = list(members)
-            found.append(contract.Pool(
-                parent.name, describe.of(group[0]),
-                tuple(self._vf(node) for node in group)))
-        return tuple(found)
+        # By the identity too: it is that of all VFs of a pool, and firmware
+        # need not be the same in all of a parent's devices.
+        pools: dict[tuple[str, ...], tuple[identity.VFIdentity,
+                                           list[sysfs.Node]]] = {}
+        for node in sorted(self._nodes(), key=lambda node: (
+                node.parent, node.type or '', node.index)):
+            who = describe.of(node)
+            key = str(node.parent), node.type or '', who.digest()
+            pools.setdefault(key, (who, []))[1].append(node)
+        return tuple(
+            contract.Pool(members[0].parent.name, who,
+                          tuple(self._vf(node) for node in members))
+            for who, members in pools.values())
 
     def _vf(self, node: sysfs.Node) -> contract.VF:
         held, used = self._held(node.address)

@@ -40,6 +40,7 @@ from tests.unit.gpu.vfio import machine
 S = contract.DeviceState
 MDEV = '9fca55f3-0712-4943-a72a-5caa8facd6cd'
 BROTHER = 'b0a1c2d3-0712-4943-a72a-5caa8facd6cd'
+THIRD = 'c0a1c2d3-0712-4943-a72a-5caa8facd6cd'
 
 
 class Case(unittest.TestCase):
@@ -216,6 +217,20 @@ class DriverTest(Case):
         found, = self.driver.pools()
         self.assertEqual(2, len(found.vfs))
         self.assertEqual(before, found.identity)
+
+    def test_brothers_with_other_firmware_are_another_pool(self):
+        for uuid, group, firmware in (
+                (MDEV, '7', '1'), (BROTHER, '8', '2'), (THIRD, '9', '1')):
+            self.machine.add_mdev(uuid, group=group)
+            self.machine.write_file(
+                f'sys/devices/virtual/mtty/mtty/{uuid}/identity/firmware',
+                firmware)
+        found = self.driver.pools()
+        self.assertEqual(
+            [('mtty', {'firmware': '1'}, [MDEV, THIRD]),
+             ('mtty', {'firmware': '2'}, [BROTHER])],
+            [(pool.pf_address, pool.identity.firmware,
+              [vf.address for vf in pool.vfs]) for pool in found])
 
     def test_used_bytes_of_what_is_open_here(self):
         vf = self.machine.add_vf(0)
