@@ -39,6 +39,14 @@ LOG = logging.getLogger(__name__)
 SUPPORT = 80
 """Above the driver for any kernel device: it knows its vendor."""
 
+_UNBOUND = (
+    'These VFs can not be moved, as no VFIO driver that migrates has them: '
+    '%s; bind them to amd-vfio-pci. See: nova-vgpu-mig-status upgrade check')
+_UNABLE = (
+    'These VFs can not be moved, as the driver that they are bound to offers '
+    'no migration: %s; load GIM with enable_live_migration=1. See: '
+    'nova-vgpu-mig-status upgrade check')
+
 _ERRNOS = {library_.BUSY: errno.EBUSY, library_.NOT_FOUND: errno.ENODEV}
 
 
@@ -56,7 +64,7 @@ class GIMDriver(contract.GPUDriver):
         self._events = events_.Events(self._connected)
         self._lock = threading.Lock()
         self._library: library_.Library | None = None
-        self._unbound: frozenset[str] = frozenset()
+        self._told: dict[str, frozenset[str]] = {}
 
     def _connected(self) -> library_.Library:
         """:raises library.NotThere: no library, or no GIM behind it."""
@@ -80,8 +88,11 @@ class GIMDriver(contract.GPUDriver):
                  for vf in pool.vfs}
         found = self._inventory()
         self._events.begin()
-        self._tell_unbound(frozenset(
-            vf.address for gpu in found for vf in gpu.vfs) - bound.keys())
+        missing = frozenset(
+            vf.address for gpu in found for vf in gpu.vfs) - bound.keys()
+        unable = missing & self._vfio.unable()
+        self._tell(_UNBOUND, missing - unable)
+        self._tell(_UNABLE, unable)
         return tuple(contract.Pool(
             gpu.address, gpu.identity, tuple(
                 self._merged(vf, bound[vf.address]) for vf in gpu.vfs
@@ -109,15 +120,11 @@ class GIMDriver(contract.GPUDriver):
                         else vf.used_bytes),
             state=vf.state, guest_driver=vf.guest_driver)
 
-    def _tell_unbound(self, addresses: frozenset[str]) -> None:
+    def _tell(self, warning: str, addresses: frozenset[str]) -> None:
         """Once for each set: pools() is called all the time."""
-        if addresses and addresses != self._unbound:
-            LOG.warning(
-                'These VFs can not be moved, as no VFIO driver that migrates '
-                'has them: %s; bind them to amd-vfio-pci. See: '
-                'nova-vgpu-mig-status upgrade check',
-                ', '.join(sorted(addresses)))
-        self._unbound = addresses
+        if addresses and addresses != self._told.get(warning):
+            LOG.warning(warning, ', '.join(sorted(addresses)))
+        self._told[warning] = addresses
 
     def _call(self, address: str, name: str, *args: Any) -> Any:
         """:raises DeviceError: the library failed in a matter of a VF."""

@@ -16,11 +16,12 @@
 A variant driver may offer its migration only once a device is open, and to
 open one only in order to ask would power it on, reset it, and be in the way
 of a VM that starts. So nothing is opened here until there is a move, and
-whether a device migrates is unknown until then.
+whether a device migrates is unknown until then. One that does not is left
+out until a driver is bound to it anew: a host driver that is loaded again,
+with other options, makes its VFs anew or has its driver bound again.
 """
 
 from collections.abc import Callable
-import enum
 import errno
 import logging
 import threading
@@ -41,14 +42,6 @@ LOG = logging.getLogger(__name__)
 
 SUPPORT = 50
 """Above the software GIM, below a driver that knows its vendor."""
-
-
-class Migrates(enum.StrEnum):
-    """Whether a device can migrate, as far as has been seen."""
-
-    YES = 'yes'
-    NO = 'no'
-    UNKNOWN = 'unknown'
 
 
 class _Tracked(device.VFIODevice):
@@ -98,16 +91,20 @@ class VFIODriver(contract.GPUDriver):
         self._doors = opening.Doors(
             self._files, rights.Rights(conf.vfio.helper_command),
             kernel or calls.Kernel())
-        self._seen: dict[str, Migrates] = {}
+        self._unable: dict[str, int] = {}
         self._open: dict[str, _Tracked] = {}
 
-    def migrates(self, address: str) -> Migrates:
-        """What openings so far have shown."""
-        return self._seen.get(address, Migrates.UNKNOWN)
+    def unable(self) -> frozenset[str]:
+        """Addresses of devices whose driver was seen to migrate nothing."""
+        return frozenset(node.address for node in self._files.nodes()
+                         if self._is_unable(node))
+
+    def _is_unable(self, node: sysfs.Node) -> bool:
+        return self._unable.get(node.address) == node.binding
 
     def _nodes(self) -> list[sysfs.Node]:
         return [node for node in self._files.nodes()
-                if self.migrates(node.address) is not Migrates.NO]
+                if not self._is_unable(node)]
 
     def evaluate_support(self) -> int:
         # Mediated devices come and go with their guests.
@@ -161,7 +158,8 @@ class VFIODriver(contract.GPUDriver):
         return node
 
     def open(self, address: str) -> contract.MigrationDevice:
-        opened = self._doors.open(self._node(address))
+        node = self._node(address)
+        opened = self._doors.open(node)
         try:
             # From here on: a device is reset as it is opened.
             explain = self._explain(address)
@@ -172,9 +170,9 @@ class VFIODriver(contract.GPUDriver):
             found = _Tracked(address, opened, explain)
         except contract.DeviceError as exc:
             if exc.errno == errno.ENOTSUP:
-                self._seen[address] = Migrates.NO
+                self._unable[address] = node.binding
             raise
-        self._seen[address] = Migrates.YES
+        self._unable.pop(address, None)
         self._open[address] = found
         return found
 

@@ -54,6 +54,9 @@ class Node:
     """VF index; of a mediated device its place among its brothers."""
 
     driver: str
+    binding: int = 0
+    """Another each time that a driver is bound to the device."""
+
     type: str | None = None
     """Type of a mediated device."""
 
@@ -74,6 +77,14 @@ def _link(path: pathlib.Path) -> pathlib.Path | None:
         return path.resolve(strict=True)
     except OSError:
         return None
+
+
+def _binding(path: pathlib.Path) -> int:
+    """The number of the link, which the kernel makes anew each time."""
+    try:
+        return os.lstat(path / 'driver').st_ino
+    except OSError:
+        return 0
 
 
 def _name(path: pathlib.Path, pattern: re.Pattern[str]) -> str | None:
@@ -150,8 +161,8 @@ class Files:
             if driver.name == PLAIN_DRIVER:
                 continue
             yield Node(path.name, Kind.PCI, path, pf, _vf_index(path, pf),
-                       driver.name, None, _name(path / 'iommu_group', _GROUP),
-                       cdev)
+                       driver.name, _binding(path), None,
+                       _name(path / 'iommu_group', _GROUP), cdev)
 
     def _mdevs(self) -> Iterator[Node]:
         places: dict[tuple[pathlib.Path, str], int] = {}
@@ -163,5 +174,5 @@ class Files:
             key = own.parent, kind.name
             places[key] = index = places.get(key, -1) + 1
             yield Node(path.name, Kind.MDEV, path, own.parent, index,
-                       driver.name, kind.name,
+                       driver.name, _binding(path), kind.name,
                        _name(path / 'iommu_group', _GROUP), cdev)

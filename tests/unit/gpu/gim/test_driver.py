@@ -180,6 +180,24 @@ class PoolsTest(Case):
         with self.assertNoLogs(driver.LOG, 'WARNING'):
             self.vfs()
 
+    def test_one_that_is_bound_and_offers_no_migration_is_told_apart(self):
+        bound, unbound = self.addresses
+        os.unlink(self.kernel.root / 'sys/bus/pci/devices' / unbound)
+        self.kernel.migrates = False
+        with self.assertLogs(driver.LOG, 'WARNING'):
+            self.vfs()
+        self.refused(errno.ENOTSUP, self.driver.open, bound)
+        with self.assertLogs(driver.LOG, 'WARNING') as logged:
+            self.assertEqual([], self.vfs())
+        self.assertIn('enable_live_migration=1', logged.output[0])
+        self.assertIn(bound, logged.output[0])
+        self.assertNotIn(unbound, logged.output[0])
+        self.assertEqual(1, len(logged.output))
+        self.kernel.migrates = True
+        self.kernel.bind_anew(bound)
+        with self.assertNoLogs(driver.LOG, 'WARNING'):
+            self.assertEqual([0], [vf.index for vf in self.vfs()])
+
     def test_a_gpu_that_fails_leaves_the_others(self):
         self.amd.add_gpu('0000:c1:00.0', ['0000:c1:00.1']).asic[
             'device_id'] = 'N/A'

@@ -85,6 +85,13 @@ class Machine(calls.Kernel):
         self.link(f'sys/bus/pci/devices/{address}', own)
         return address
 
+    def bind_anew(self, address):
+        link = self.root / f'sys/devices/pci/{address}/driver'
+        # Made before the old one goes, so that it can't have its number.
+        new = link.with_name('new')
+        new.symlink_to(link.readlink())
+        new.replace(link)
+
     def add_mdev(self, uuid, kind='mtty-2', group='7'):
         own = f'sys/devices/virtual/mtty/mtty/{uuid}'
         self._common(own, 90, group)

@@ -314,15 +314,33 @@ class DriverTest(Case):
         self.together(self.is_free,
                       lambda: custody.open_free(self.driver, vf).close())
 
-    def test_whether_it_migrates_is_known_once_it_was_open(self):
+    def test_one_that_does_not_migrate_is_left_out_once_it_was_open(self):
         vf = self.machine.add_vf(0)
-        self.assertIs(driver.Migrates.UNKNOWN, self.driver.migrates(vf))
-        self.driver.open(vf).close()
-        self.assertIs(driver.Migrates.YES, self.driver.migrates(vf))
+        self.machine.migrates = False
+        self.assertEqual((1, frozenset()), (
+            len(self.driver.pools()), self.driver.unable()))
+        self.refused(errno.ENOTSUP, self.driver.open, vf)
+        self.assertEqual(((), {vf}), (
+            self.driver.pools(), self.driver.unable()))
+        self.assertEqual(0, self.driver.evaluate_support())
+
+    def test_until_a_driver_is_bound_to_it_anew(self):
+        vf = self.machine.add_vf(0)
         self.machine.migrates = False
         self.refused(errno.ENOTSUP, self.driver.open, vf)
-        self.assertIs(driver.Migrates.NO, self.driver.migrates(vf))
-        self.assertEqual((), self.driver.pools())
+        self.machine.bind_anew(vf)
+        self.assertEqual((1, frozenset()), (
+            len(self.driver.pools()), self.driver.unable()))
+        self.refused(errno.ENOTSUP, self.driver.open, vf)
+        self.assertEqual({vf}, self.driver.unable())
+
+    def test_or_it_is_seen_to_migrate(self):
+        vf = self.machine.add_vf(0)
+        self.machine.migrates = False
+        self.refused(errno.ENOTSUP, self.driver.open, vf)
+        self.machine.migrates = True
+        self.driver.open(vf).close()
+        self.assertEqual(frozenset(), self.driver.unable())
 
     def test_no_such_vf(self):
         self.refused(errno.ENODEV, self.driver.open, '0000:00:00.7')
