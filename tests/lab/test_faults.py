@@ -106,6 +106,10 @@ class FaultsTestCase(base.LabTestCase):
                 self.assertIn(gpu.mdev, report.free[gpu.node.name])
         if len(held) == 1:
             self.assertTrue(report.settled, report)
+            # Nobody has aborted it: what has not moved has failed.
+            self.assertEqual(
+                {'completed' if case.destination in held else 'failed'},
+                set(report.outcomes), report)
         else:
             self.assertTrue(report.doubts, report)
 
