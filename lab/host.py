@@ -13,9 +13,11 @@
 """What the host has to have; installed where it is missing."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 from lab import broker
 from lab import errors
@@ -28,6 +30,10 @@ COMMANDS = {
     'qemu-system-x86_64': 'qemu-system-x86', 'setpriv': 'util-linux',
     'setsid': 'util-linux', 'ssh': 'openssh-client',
     'ssh-keygen': 'openssh-client', 'unshare': 'util-linux'}
+
+# A package that would start its service here is told not to.
+_APT = {'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'RUNLEVEL': '1'}
+_PAUSE = 0.1
 
 
 def require_root() -> None:
@@ -42,16 +48,50 @@ def prepare() -> None:
     missing = _missing()
     if not missing:
         return
-    progress.say(f'installing {", ".join(missing)}')
     log = places.logs() / 'apt.log'
-    # A package that would start its service here is told not to.
-    environment = {'DEBIAN_FRONTEND': 'noninteractive', 'RUNLEVEL': '1'}
-    jail.run('apt', log, ['apt-get', '-q', 'update'], **environment)
-    jail.run('apt', log, ['apt-get', '-q', '-y', 'install',
-                          '--no-install-recommends', *missing],
-             **environment)
+    install(missing, log)
     if still := _missing():
         raise errors.LabError(f'still missing: {", ".join(still)}; see {log}')
+
+
+def install(packages: list[str], log: pathlib.Path) -> None:
+    """Install Debian's packages; `log` gets what is said.
+
+    :raises LabError: it failed.
+    """
+    progress.say(f'installing {", ".join(packages)}')
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _apt(log, 'update')
+    _apt(log, '-y', 'install', '--no-install-recommends', *packages)
+
+
+def _apt(log: pathlib.Path, *arguments: str) -> None:
+    """Run apt-get to its end, also when we are interrupted meanwhile.
+
+    Not in the jail: dpkg works on this machine itself, and one that is killed
+    leaves it to its owner to repair. In a session of its own it sees no
+    Ctrl-C, and it writes to the log without us, so that it comes to its end
+    whatever becomes of us.
+    """
+    with log.open('ab') as sink, log.open('rb') as said:
+        said.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            ['apt-get', '-q', *arguments], env={**os.environ, **_APT},
+            stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT,
+            start_new_session=True)
+        try:
+            while process.poll() is None:
+                for line in said:
+                    progress.murmur('apt', line.decode(errors='replace'))
+                time.sleep(_PAUSE)
+        except KeyboardInterrupt:
+            progress.say('apt-get is at work; waiting for it, then ending')
+            process.wait()
+            raise
+    if process.returncode:
+        raise errors.LabError(
+            f'apt-get {" ".join(arguments)} failed ({process.returncode}); '
+            f'see {log}\n{jail.tail(log)}')
 
 
 def _missing() -> list[str]:

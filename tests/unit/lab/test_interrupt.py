@@ -1,0 +1,161 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is left after an interrupt: the lab's own main() gets a signal.
+
+The first two need root, as the build does: `sudo python3 -m unittest
+tests.unit.lab.test_interrupt`.
+"""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+
+from lab import places
+from lab import wait
+
+SECONDS = 20
+
+_BUILD = """
+import sys
+from lab import __main__ as main, cache, cluster, host, jail
+
+def build(being):
+    (being / 'half').write_text('of it')
+    jail.run('part', cache.log('part'), ['sh', '-ec', '''
+        mkdir "$0/mounted"
+        mount -t tmpfs lab "$0/mounted"
+        trap '' INT TERM HUP
+        setsid sleep 1000 &
+        echo it is mounted >>"$LOG"
+        sleep 1000
+        ''', being])
+
+host.prepare = lambda: None
+cluster.up = lambda: cache.entry('part', 'key', build)
+sys.argv = ['lab', 'up']
+sys.exit(main.main())
+"""
+
+_APT_GET = """#!/bin/sh
+echo "apt-get $* is at work"
+sleep 0.5
+echo "apt-get $* is done"
+"""
+_INSTALL = """
+import sys
+from lab import __main__ as main, cluster, host, places
+host.require_root = lambda: None
+host.prepare = lambda: host.install(['thing'], places.logs() / 'apt.log')
+sys.argv = ['lab', 'up']
+sys.exit(main.main())
+"""
+
+
+class InterruptTestCase(unittest.TestCase):
+
+    def setUp(self) -> None:
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.top = pathlib.Path(made.name)
+        self.cache = self.top / 'cache'
+        self.log = self.top / 'log'
+
+    def _begin(self, script: str, log: pathlib.Path,
+               line: str) -> subprocess.Popen[str]:
+        """Start it, and return when the log has this line."""
+        process = subprocess.Popen(
+            [sys.executable, '-c', script], cwd=places.CHECKOUT, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            start_new_session=True, env={
+                **os.environ, places.VARIABLE: str(self.cache),
+                'LOG': str(self.log),
+                'PATH': f'{self.top}:{os.environ["PATH"]}',
+                'PYTHONPATH': f'{places.CHECKOUT}:{self.top}'})
+        self.addCleanup(self._end, process)
+        wait.for_line(line, line, log, SECONDS,
+                      lambda: process.poll() is None)
+        return process
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        process.kill()
+        process.communicate()
+        # A test that has failed leaves nothing either.
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _processes(self) -> list[int]:
+        """Those that have our directory in their environment."""
+        mark = f'{places.VARIABLE}={self.cache}'.encode()
+        found = []
+        for path in pathlib.Path('/proc').glob('[0-9]*/environ'):
+            try:
+                if mark in path.read_bytes().split(b'\0'):
+                    found.append(int(path.parent.name))
+            except OSError:
+                continue
+        return found
+
+    def _interrupt(self, process: subprocess.Popen[str]) -> str:
+        """Return what it says, once it has ended as interrupted."""
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=SECONDS)
+        self.assertEqual(130, process.returncode, said)
+        self.assertTrue(said.rstrip().endswith('interrupted'), said)
+        self.assertNotIn('Traceback', said)
+        return said
+
+    def _assert_nothing_runs_or_is_mounted(self) -> None:
+        self.assertEqual([], self._processes())
+        mounts = pathlib.Path('/proc/self/mountinfo').read_text()
+        self.assertEqual([], [line for line in mounts.splitlines()
+                              if str(self.cache) in line])
+
+    def _begin_build(self) -> subprocess.Popen[str]:
+        process = self._begin(_BUILD, self.log, 'it is mounted')
+        # The shell, two sleeps, and what is around them.
+        self.assertGreater(len(self._processes()), 3)
+        return process
+
+    @unittest.skipIf(os.geteuid(), 'needs root, to mount')
+    def test_a_build(self) -> None:
+        self._interrupt(self._begin_build())
+        self._assert_nothing_runs_or_is_mounted()
+        self.assertEqual(
+            [], [path for path in self.cache.iterdir() if path.name not in
+                 ('lock', 'log', places.marker().name)])
+
+    @unittest.skipIf(os.geteuid(), 'needs root, to mount')
+    def test_a_build_that_is_killed(self) -> None:
+        process = self._begin_build()
+        process.kill()
+        # The kernel ends what is left, and takes its time.
+        wait.until('nothing runs', lambda: not self._processes(), SECONDS,
+                   self.log)
+        self._assert_nothing_runs_or_is_mounted()
+
+    def test_apt_get_comes_to_its_end(self) -> None:
+        program = self.top / 'apt-get'
+        program.write_text(_APT_GET)
+        program.chmod(0o755)
+        log = self.cache / 'log' / 'apt.log'
+        process = self._begin(_INSTALL, log, 'apt-get -q update is at work')
+        self.assertIn('waiting for it', self._interrupt(process))
+        self.assertEqual(['apt-get -q update is at work',
+                          'apt-get -q update is done'],
+                         log.read_text().splitlines())
