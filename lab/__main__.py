@@ -91,7 +91,7 @@ def _test(args: argparse.Namespace) -> int:
     with lock.held():
         cluster.update(state_.running())
         what = args.tests or ['discover', '-s', 'tests/lab', '-t', '.']
-        return _run([sys.executable, '-m', 'unittest', *what, '-v'])
+        return _run([sys.executable, '-m', 'tests.lab', *what, '-v'])
 
 
 def _check_names(tests: list[str]) -> None:

@@ -65,6 +65,29 @@ sys.argv = ['lab', 'up']
 sys.exit(main.main())
 """
 
+_TESTS = """
+import subprocess, unittest
+
+class ATestCase(unittest.TestCase):
+    def test_it(self):
+        child = subprocess.Popen(['sh', '-c', '''
+            trap "" INT TERM HUP
+            echo a test is at work >>"$LOG"
+            sleep 1000
+            '''])
+        child.wait()
+"""
+_TEST = """
+import sys
+from lab import __main__ as main, cluster, host, state
+host.require_root = lambda: None
+state.running = lambda: None
+cluster.update = lambda state: None
+main._ENDING_SECONDS = 2
+sys.argv = ['lab', 'test', 'its_tests']
+sys.exit(main.main())
+"""
+
 
 class InterruptTestCase(unittest.TestCase):
 
@@ -159,3 +182,11 @@ class InterruptTestCase(unittest.TestCase):
         self.assertEqual(['apt-get -q update is at work',
                           'apt-get -q update is done'],
                          log.read_text().splitlines())
+
+    def test_tests_end_quietly(self) -> None:
+        (self.top / 'its_tests.py').write_text(_TESTS)
+        process = self._begin(_TEST, self.log, 'a test is at work')
+        self._interrupt(process)
+        # It was killed, and not waited for.
+        wait.until('nothing runs', lambda: not self._processes(), SECONDS,
+                   self.log)

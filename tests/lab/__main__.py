@@ -1,0 +1,36 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""`python3 -m tests.lab` is `python3 -m unittest`, with a quiet interrupt.
+
+unittest ends by a traceback of all that was under way, and whoever has
+pressed Ctrl-C knows why.
+"""
+
+import sys
+import unittest
+
+INTERRUPTED = 130
+
+
+def main() -> int:
+    try:
+        unittest.main(module=None)
+    except KeyboardInterrupt:
+        # The line has the name of the test, so far.
+        print(file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
