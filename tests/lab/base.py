@@ -12,6 +12,7 @@
 
 """A test on the two nodes, with what it makes there taken back."""
 
+from collections.abc import Iterable
 import functools
 import sys
 import time
@@ -28,6 +29,9 @@ from tests.lab import forked
 from tests.lab import gpu
 from tests.lab import guest as guest_
 from tests.lab import moves
+
+PATIENT_MS = 60000
+"""A limit for a move that shall come to its end, however slow the nodes."""
 
 
 @functools.cache
@@ -94,6 +98,12 @@ class LabTestCase(unittest.TestCase):
         self.addCleanup(move.end)
         return move
 
+    def begin_watched(self, guest: guest_.Guest, to: node_.Node,
+                      *mdevs: str, **more: Any) -> moves.Move:
+        """Begin one that the agents watch and steer."""
+        return self.begin(guest, to, *mdevs,
+                          **{'agents': True, 'limit_ms': PATIENT_MS, **more})
+
     def assert_moves(self, guest: guest_.Guest, to: node_.Node, *mdevs: str,
                      **more: Any) -> dict[str, Any]:
         """Move it there; return the client's Result."""
@@ -109,6 +119,19 @@ class LabTestCase(unittest.TestCase):
         self.assertEqual('failed', result['outcome'], result)
         self.assert_only_at(guest, guest.node)
         return str(result['error'])
+
+    def assert_nothing_open(self, *uuids: str, entries: int = 2,
+                            free: Iterable[gpu.GPU] = ()) -> None:
+        """Assert that both agents have settled these moves.
+
+        :param entries: of each move in the two journals.
+        :param free: devices that nobody holds any more, a move neither.
+        """
+        said = moves.journals(self.one, *uuids)
+        self.assertEqual([True] * entries * len(uuids), [
+            entry['settled'] for entry in said['entries']], said)
+        for device in free:
+            self.assertIn(device.mdev, said['free'][device.node.name])
 
     def assert_only_at(self, guest: guest_.Guest, node: node_.Node) -> None:
         """Assert that it runs there, and the other node has none of it."""

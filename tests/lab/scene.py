@@ -35,8 +35,6 @@ AT_ONCE = 3
 """Of the moves that are being begun; with more the nodes crawl."""
 
 SETTLE_SECONDS = 180
-LIMIT_MS = 60000
-"""Nothing here is about steering: each move shall get through its phases."""
 
 
 def look(node: node_.Node) -> dict[str, dict[str, Any]]:
@@ -72,8 +70,8 @@ def begin(test: Any, phase: phases.Phase) -> Case:
     source.work()
     held = phases.Held(
         phase, source if phase.side is phases.Side.SOURCE else there)
-    move = test.begin(guest, test.two, there.mdev, agents=True,
-                      limit_ms=LIMIT_MS)
+    # Nothing here is about steering: it shall get through its phases.
+    move = test.begin_watched(guest, test.two, there.mdev)
     held.reached(move)
     return Case(phase, guest, source, there, held, move)
 

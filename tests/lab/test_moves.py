@@ -13,6 +13,7 @@
 """Guests with the lab's GPU move, or are refused, and lose nothing."""
 
 import sys
+from typing import Any
 
 from lab import node as node_
 from tests.lab import base
@@ -22,6 +23,10 @@ from tests.lab import phases
 
 TRIPS = 10
 """There and back."""
+
+WATCHED = 2
+"""Of these, with the agents, whose part takes a node seconds."""
+
 
 class MovesTestCase(base.LabTestCase):
 
@@ -40,6 +45,17 @@ class MovesTestCase(base.LabTestCase):
         digest, expected = gpu.digests()
         self.assertEqual(expected, digest)
 
+    def _trip(self, guest: guest_.Guest, here: gpu_.GPU, there: gpu_.GPU,
+              watched: bool) -> dict[str, Any]:
+        """Move it there; return the client's Result."""
+        if not watched:
+            return self.assert_moves(guest, there.node, there.mdev)
+        result = self.assert_moves(guest, there.node, there.mdev,
+                                   agents=True, limit_ms=base.PATIENT_MS)
+        self.assert_nothing_open(result['source_record']['migration_uuid'],
+                                 free=[here])
+        return result
+
     def test_ten_times_there_and_back(self) -> None:
         here = self._gpu(self.one)
         guest = self._at_work(here)
@@ -49,7 +65,8 @@ class MovesTestCase(base.LabTestCase):
             # A device whose state has left is in STOP: each way needs a
             # fresh one.
             there = self._gpu(to)
-            result = self.assert_moves(guest, to, there.mdev)
+            result = self._trip(guest, here, there,
+                                watched=number < 2 * WATCHED)
             job = result['job']
             print(f'{number + 1:4}  {result["seconds"]:7.1f}'
                   f'  {job["downtime"]:11}'
@@ -62,14 +79,16 @@ class MovesTestCase(base.LabTestCase):
     def test_two_guests_at_once(self) -> None:
         gpus = [(self._gpu(self.one), self._gpu(self.two)) for _ in range(2)]
         guests = [self._at_work(here) for here, _ in gpus]
-        moves = [self.begin(guest, self.two, there.mdev)
+        begun = [self.begin_watched(guest, self.two, there.mdev)
                  for guest, (_, there) in zip(guests, gpus, strict=True)]
-        for move in moves:
+        for move in begun:
             result = move.result()
             self.assertEqual('completed', result['outcome'], result)
         for guest, (here, there) in zip(guests, gpus, strict=True):
             self.assert_only_at(guest, self.two)
             self._assert_intact(there, here.done())
+        self.assert_nothing_open(*(move.uuid for move in begun),
+                                 free=[here for here, _ in gpus])
 
     def test_two_devices(self) -> None:
         here = [self._gpu(self.one) for _ in range(2)]
@@ -92,8 +111,24 @@ class MovesTestCase(base.LabTestCase):
     def test_another_type_is_refused(self) -> None:
         here, there = self._gpu(self.one), self._gpu(self.two, 'vgpu_lab-64')
         guest = self._at_work(here)
+        # Before anything is claimed; and where Nova let it pass, by the
+        # destination's agent.
+        for judge in (True, False):
+            with self.subTest(judge=judge):
+                self._assert_refused_by_us(guest, there, judge)
+        # And by the device, where nobody asks us.
         self.assert_refused(guest, self.two, there.mdev)
         self._assert_intact(here)
+
+    def _assert_refused_by_us(self, guest: guest_.Guest, there: gpu_.GPU,
+                              judge: bool) -> None:
+        move = self.begin_watched(guest, there.node, there.mdev, judge=judge)
+        result = move.result()
+        self.assertEqual('refused', result['outcome'], result)
+        self.assertIn('frame buffer: 16 MiB at the source, 64 MiB at the '
+                      'destination', result['error'])
+        self.assert_only_at(guest, guest.node)
+        self.assert_nothing_open(move.uuid, entries=0, free=[there])
 
     def test_the_operator_aborts(self) -> None:
         here, there = self._gpu(self.one), self._gpu(self.two)

@@ -21,10 +21,7 @@ from nova_vgpu_mig.migration import phases
 from tests.lab import base
 from tests.lab import gpu as gpu_
 from tests.lab import guest as guest_
-from tests.lab import moves
 from tests.lab import options
-
-PATIENT_MS = 60000
 
 
 class SteeringTestCase(base.LabTestCase):
@@ -35,15 +32,7 @@ class SteeringTestCase(base.LabTestCase):
 
     def _move(self, guest: guest_.Guest, to: node_.Node, there: gpu_.GPU,
               **more: Any) -> dict[str, Any]:
-        return self.begin(guest, to, there.mdev, agents=True,
-                          **{'limit_ms': PATIENT_MS, **more}).result()
-
-    def _assert_nothing_open(self, result: dict[str, Any]) -> None:
-        """Both agents have settled the move; no VF stays reserved."""
-        uuid = result['source_record']['migration_uuid']
-        self.assertEqual([True, True], [
-            entry['settled']
-            for entry in moves.journals(self.one, uuid)['entries']])
+        return self.begin_watched(guest, to, there.mdev, **more).result()
 
     def test_a_move_is_watched_steered_and_measured(self) -> None:
         here, there = self._pair()
@@ -66,7 +55,7 @@ class SteeringTestCase(base.LabTestCase):
         self.assertGreater(record['predicted_stop_copy_bytes'], 0)
         self.assertTrue(any(event['detail'] == 'stop-copy'
                             for event in record['timeline']))
-        self._assert_nothing_open(result)
+        self.assert_nothing_open(record['migration_uuid'], free=[here])
         there.await_work(here.done())
         digest, expected = there.digests()
         self.assertEqual(expected, digest)
@@ -103,11 +92,11 @@ class SteeringTestCase(base.LabTestCase):
         assert needed is not None, record['reason']
         self.assertGreater(int(needed[1]), 400)
         self.assert_only_at(guest, self.one)
-        self._assert_nothing_open(result)
+        self.assert_nothing_open(record['migration_uuid'], free=[there])
         here.await_work(here.done())
         # Far above it: what the way carries is never twice the same here.
         there = gpu_.GPU(self.two, self.mdev(self.two, gpu_.KIND))
-        self.assertLess(int(needed[1]), PATIENT_MS)
+        self.assertLess(int(needed[1]), base.PATIENT_MS)
         result = self._move(guest, self.two, there)
         self.assertEqual('completed', result['outcome'], result)
         there.await_work(here.done())
