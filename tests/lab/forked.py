@@ -62,14 +62,16 @@ def ask(arguments: list[str]) -> int:
 
 def serve() -> None:
     # Seconds of imports; asking needs none of them.
+    from tests.lab import abort
     from tests.lab import carried
     from tests.lab import client
     from tests.lab import journals
     from tests.lab import look
 
     programs: dict[str, Program] = {
-        'carried': carried.main, 'client': client.main,
-        'journals': journals.main, 'look': look.main}
+        'abort': abort.main, 'carried': carried.main,
+        'client': client.main, 'journals': journals.main,
+        'look': look.main}
     # Nobody here waits for a child: it tells its code itself.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:

@@ -84,6 +84,11 @@ class Move:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def abort(self) -> None:
+        """Have the source's agent abort it (tests/lab/abort.py)."""
+        self.source.run(f'{forked.COMMAND} abort {self.source.name} '
+                        f'{self.guest.uuid}')
+
     def end(self) -> None:
         """End the client, wherever it is."""
         # Not to the end of what it says: the pipe is with ssh's master, which
