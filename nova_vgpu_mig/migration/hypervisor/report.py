@@ -164,12 +164,26 @@ def why_returned(record: record_.MigrationRecord, *, begun: bool,
         return phases.Outcome.FAILED, 'the migration did not begin in time'
     if 'cancel' in said or 'abort' in said:
         return phases.Outcome.ABORTED, f'{phase}: {said}'
-    if not said:
-        lost = any(event['what'] == hypervisor.What.LOST
-                   for event in record.timeline)
-        said = ('libvirtd was restarted, and has ended the migration' if lost
-                else 'libvirt gave the migration up')
     return phases.Outcome.FAILED, (
-        f'{phase}: {said}; the log of '
+        f'{phase}: {said or _why_ended(record)}; the log of '
         f'libvirt and that of QEMU at {record.destination_host} '
         f'(/var/log/libvirt/qemu) say why')
+
+
+def _why_ended(record: record_.MigrationRecord) -> str:
+    """What can be told where libvirt gives no reason."""
+    if any(event['what'] == hypervisor.What.LOST
+           for event in record.timeline):
+        return 'libvirtd was restarted, and has ended the migration'
+    if cancelled(record):
+        return ('libvirt has cancelled it, because somebody had it aborted '
+                '(as by virsh domjobabort) or because it lost the libvirtd '
+                f'of {record.destination_host}')
+    return 'libvirt gave the migration up'
+
+
+def cancelled(record: record_.MigrationRecord) -> bool:
+    """Whether QEMU was told to cancel, which says nothing of by whom."""
+    return any(event['what'] == hypervisor.What.STATUS
+               and event['detail'] == 'cancelling'
+               for event in record.timeline)

@@ -40,6 +40,10 @@ LOOKS_FOR_THE_END = 6
 without: libvirt tells them a moment later. At one that stays, before its
 downtime limit is left as it is: libvirtd may be about to come back."""
 
+LOOKS_FOR_WHO_CANCELLED = 3
+"""At a guest whose migration was cancelled, before that counts as a failure.
+Nova's word of an abort comes after libvirt's deed; its rollback later."""
+
 CLOCK_LOOKS = 10
 """At the other host's clock while there is time for it, in pre-copy: the
 quickest answer tells it best."""
@@ -88,6 +92,7 @@ class SourceWatch(watch.Watch):
         self._trace: list[report.Sent] = []
         self._final: dict[str, object] = {}
         self._looks_for_the_end = LOOKS_FOR_THE_END
+        self._looks_for_who_cancelled = LOOKS_FOR_WHO_CANCELLED
         self._clock_looks = CLOCK_LOOKS
 
     # What Nova, or an operator, asks for
@@ -153,6 +158,10 @@ class SourceWatch(watch.Watch):
         self._aborting = self._aborting or reason
         if not self._begun:
             self._abort_at_once = True
+            self._wake.set()
+            return
+        if report.cancelled(self._record):
+            # Nova has done it; this is how the agent hears of it.
             self._wake.set()
             return
         try:
@@ -307,6 +316,8 @@ class SourceWatch(watch.Watch):
                 return False
             self._completed(answer)
         elif found.ending is judgement.Ending.STAYED:
+            if self._may_hear_of_an_abort():
+                return False
             self._stayed()
         elif found.ending is judgement.Ending.NOWHERE:
             self._returned(phases.Outcome.FAILED, found.sentence)
@@ -346,6 +357,14 @@ class SourceWatch(watch.Watch):
                 at_stop=report.sent_at_stop(self._trace, marks))
         self._end(State.GIVEN_UP, phases.Phase.COMPLETED,
                   phases.Outcome.COMPLETED, expected=State.ACTIVE)
+
+    def _may_hear_of_an_abort(self) -> bool:
+        if (self._aborting or self._given_up
+                or not self._looks_for_who_cancelled
+                or not report.cancelled(self._record)):
+            return False
+        self._looks_for_who_cancelled -= 1
+        return True
 
     def _stayed(self) -> None:
         outcome, reason = report.why_returned(

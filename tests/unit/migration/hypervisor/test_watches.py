@@ -364,6 +364,34 @@ class TestAbortBeforeTheJob(WatchesCase):
         self.assertIs(phases.Outcome.ABORTED, made.record.outcome)
 
 
+class TestCancelled(WatchesCase):
+    """libvirt cancels, and does not say who wanted it."""
+
+    def cancel(self):
+        made = self.source(Phase.PRECOPY)
+        self.look()
+        self.pair.source.tell(INSTANCE, What.STATUS, 'cancelling')
+        self.pair.go_back('')
+        return made
+
+    def test_novas_word_comes_after_the_deed(self):
+        made = self.cancel()
+        self.look()
+        self.assertFalse(made.wait(0))
+        made.abort('aborted by the operator')
+        self.assertEqual('aborted by the operator', self.ended(made))
+        self.assertIs(phases.Outcome.ABORTED, made.record.outcome)
+
+    def test_nobody_says_anything(self):
+        self.assertIn('somebody had it aborted', self.ended(self.cancel()))
+
+    def test_nova_rolls_back_at_once(self):
+        made = self.cancel()
+        made.give_up('Nova has rolled the migration back')
+        self.assertIn('somebody had it aborted', self.ended(made))
+        self.assertIs(phases.Outcome.FAILED, made.record.outcome)
+
+
 class TestPausedGuest(WatchesCase):
     """A guest that somebody had paused before its move."""
 
