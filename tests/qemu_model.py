@@ -12,14 +12,21 @@
 
 """A QEMU of numbers: what its migration does with a device that dirties.
 
-It copies in passes as QEMU does: it asks the device what is dirty, switches
-over if that can be sent within the downtime limit, else sends it and asks
-again. Time is simulated, so that a test runs many moves in no time.
+It goes round as QEMU's migration thread does: it looks at what is left by its
+own count, asks the device where that is below the threshold, switches over if
+that is true, else sends a bit more. So it looks in the middle of a pass, too.
+The threshold is the downtime limit times the bandwidth that QEMU has measured,
+both taken anew ten times a second. Time is simulated, so that a test runs many
+moves in no time.
 """
 
 import dataclasses
+import random
 
 from nova_vgpu_mig.planning import steering
+
+COUNTED_SECONDS = 0.1
+"""Between two looks at bandwidth and limit: QEMU's BUFFER_DELAY."""
 
 
 @dataclasses.dataclass
@@ -36,6 +43,13 @@ class Qemu:
     look_seconds: float = 0.01
     """What a look at the device takes."""
 
+    unit: int = 1 << 20
+    """Bytes at most that are sent between two looks at what is left."""
+
+    uneven: float = 0.0
+    """The share by which the way carries more or less for a moment."""
+
+    seed: int = 0
     at: float = 0.0
     passes: int = 1
     sent: int = 0
@@ -44,28 +58,65 @@ class Qemu:
     stopped: int | None = None
     """Bytes of the device that the stop-copy has to send."""
 
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._taken_at = 0.0
+        """When the device began the pass that it is in."""
+
+        self._left = 0
+        """Of that pass."""
+
+        self._estimate = 0
+        """What QEMU believes to be left: as asked, less what it has sent."""
+
+        self._counted = (0.0, 0)
+        """When it has last looked at its bandwidth, and sent until then."""
+
+        self._carries = self.bandwidth
+        self._threshold = 0
+
     def run(self, seconds: float) -> None:
         """Go on for at least so long, or until it switches over."""
         end = self.at + seconds
         if not self.sent:
+            # All at once: the limit is held as long as nothing is known.
             self._send(self.used, self.memory)
-            self.dirty = self._dirtied(self.at)
-            self.passes = 2
         while self.at < end and self.stopped is None:
-            if self.dirty <= self.bandwidth * self.limit_ms / 1000:
-                self.stopped = self.dirty
-                return
-            began = self.at
-            self._send(self.dirty, 0)
-            self.at += self.look_seconds
-            self.dirty = self._dirtied(self.at - began)
-            self.passes += 1
+            self._go_round()
 
-    def _dirtied(self, seconds: float) -> int:
-        return int(min(self.working_set, self.dirty_rate * seconds))
+    def _go_round(self) -> None:
+        self._count()
+        if self._estimate <= self._threshold or self.passes == 1:
+            self.at += self.look_seconds
+            self.passes += 1
+            self._estimate = self._left + self._dirty()
+        if self._estimate <= self._threshold:
+            self.stopped = self._left + self._dirty()
+            return
+        if not self._left:
+            self._left, self._taken_at = self._dirty(), self.at
+        sending = min(self.unit, self._left)
+        self._left -= sending
+        self._estimate = max(0, self._estimate - sending)
+        self._send(sending, 0)
+
+    def _count(self) -> None:
+        began, sent = self._counted
+        if self.at - began < COUNTED_SECONDS:
+            return
+        measured = (self.sent - sent) / (self.at - began)
+        self._threshold = int(measured * self.limit_ms / 1000)
+        self._counted = self.at, self.sent
+        self._carries = self.bandwidth * (
+            1 + self.uneven * self._random.uniform(-1, 1))
+
+    def _dirty(self) -> int:
+        """Bytes dirtied since the device began its pass."""
+        return int(min(self.working_set,
+                       self.dirty_rate * (self.at - self._taken_at)))
 
     def _send(self, device: int, memory: int) -> None:
-        self.at += (device + memory) / self.bandwidth
+        self.at += (device + memory) / self._carries
         self.sent += device + memory
         self.device += device
 

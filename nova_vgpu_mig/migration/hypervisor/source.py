@@ -18,6 +18,7 @@ after each round, by steering.py. What cannot converge is aborted here, by
 libvirt's own abort, with what would have been needed as the reason.
 """
 
+import dataclasses
 import logging
 import time
 
@@ -78,7 +79,7 @@ class SourceWatch(watch.Watch):
         """QEMU was seen to count what it sends."""
 
         self._limit_ms: int | None = None
-        self._opened_at_pass: int | None = None
+        self._opening = steering.HELD
         self._begun = scene.record.phase not in (phases.Phase.CLAIMED,
                                                  phases.Phase.PREPARE)
         self._aborting = ''
@@ -192,12 +193,12 @@ class SourceWatch(watch.Watch):
         self._note('the guest was paused during its migration, and runs '
                    'again')
         self._samples.clear()
-        self._opened_at_pass = None
+        self._opening = steering.HELD
         if self._record.phase is phases.Phase.SWITCHOVER:
             self._progress.enter(phases.Phase.PRECOPY)
 
     def _note_if_early(self) -> None:
-        if self._steer and self._opened_at_pass is None:
+        if self._steer and self._opening.since is None:
             self._note('QEMU switched over while the limit was held at '
                        f'{self._limit_ms} ms: its own estimate of what was '
                        'left was next to nothing')
@@ -218,7 +219,9 @@ class SourceWatch(watch.Watch):
                                            found.sample.device_bytes))
         if self._record.phase is not phases.Phase.PRECOPY:
             return
-        steering.add(self._samples, found.sample)
+        sample = dataclasses.replace(found.sample,
+                                     narrow=self._opening.narrow)
+        steering.add(self._samples, sample)
         carried = self._record.job.get('switchover_bandwidth')
         foreseen = steering.forecast(
             self._samples, costs=self._limits.costs, carried=carried,
@@ -231,10 +234,9 @@ class SourceWatch(watch.Watch):
             self._act(steering.steer(
                 steering.rounds(self._samples),
                 limit_seconds=self._limits.downtime_seconds,
-                costs=self._limits.costs, carried=carried,
-                max_rounds=self._limits.max_rounds,
-                open_passes=self._passes_since_opened(found.sample)),
-                found.sample)
+                costs=self._limits.costs, now=sample,
+                opening=self._opening, carried=carried,
+                max_rounds=self._limits.max_rounds))
         self._progress.notify()
         self._look_at_the_clock()
 
@@ -258,12 +260,7 @@ class SourceWatch(watch.Watch):
                        f'it, so that this move can measure the rest; the '
                        f'guest may stand still for longer')
 
-    def _passes_since_opened(self, sample: steering.Sample) -> int:
-        if self._opened_at_pass is None:
-            return 0
-        return sample.passes - self._opened_at_pass
-
-    def _act(self, step: steering.Step, sample: steering.Sample) -> None:
+    def _act(self, step: steering.Step) -> None:
         if step.abort and not self._aborted:
             assert step.decision is not None
             LOG.warning('migration %s is given up: %s', self._uuid,
@@ -272,13 +269,11 @@ class SourceWatch(watch.Watch):
             self._host.abort(self._instance)
             self._aborted = True
             return
-        if step.opened and self._opened_at_pass is None:
-            self._opened_at_pass = sample.passes
+        if step.opened:
             # It may stop at any time now, and what was sent by then counts.
             self._poll = min(self._poll, NEAR_SECONDS)
-        elif not step.opened:
-            self._opened_at_pass = None
         self._set_limit(step.limit_ms)
+        self._opening = step.opening
 
     def _set_limit(self, milliseconds: int) -> None:
         if milliseconds == self._limit_ms:

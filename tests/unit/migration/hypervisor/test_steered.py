@@ -119,6 +119,23 @@ class TestCosts(SteeredCase):
         self.assertEqual([], watched.record.notes)
 
 
+class TestLimit(SteeredCase):
+
+    def test_opened_no_further_than_what_is_dirty_takes(self) -> None:
+        watched = self.watched(downtime_seconds=2.0)
+        watched.hold()
+        one = qemu_model.Qemu(used=64 * MIB, working_set=40 * MIB,
+                              dirty_rate=400 * MIB, bandwidth=100 * MIB)
+        self.pair.begin(one)
+        self.look(watched, 10)
+        self.assertIsNotNone(one.stopped)
+        held, opened = self.host.limits
+        self.assertEqual(1, held)
+        self.assertLess(400, opened)
+        self.assertLess(opened, 800)
+        self.assertLess(one.stopped or 0, 60 * MIB)
+
+
 class TestClock(SteeredCase):
 
     def looks(self) -> list[int]:
