@@ -29,6 +29,7 @@ import sys
 from typing import Any
 
 from lab import progress
+from nova_vgpu_mig.migration.hypervisor import timeline
 from tests.lab import base
 from tests.lab import gpu as gpu_
 from tests.lab import guest as guest_
@@ -44,7 +45,8 @@ RATES = (1, 8, 64)
 
 COLUMNS = ('seed', 'steered', 'working set MiB', 'sweep MiB/s', 'outcome',
            'rounds', 'predicted stop-copy MiB', 'measured stop-copy MiB',
-           'predicted downtime ms', 'measured downtime ms', '+/- ms')
+           'predicted downtime ms', 'measured downtime ms', '+/- ms',
+           *(f'{part} ms' for part in timeline.PARTS))
 
 
 def workload(seed: int) -> tuple[int, int]:
@@ -58,9 +60,11 @@ def row(seed: int, steered: bool, record: dict[str, Any] | None,
     """Return a move's line of the table; pure."""
     working_set, rate = workload(seed)
     record = record or {}
+    parts = record.get('downtime_parts', {})
 
-    def scaled(key: str, unit: float) -> str:
-        value = record.get(key)
+    def scaled(key: str, unit: float,
+               values: dict[str, Any] = record) -> str:
+        value = values.get(key)
         return '' if value is None else f'{value * unit:.1f}'
 
     return dict(zip(COLUMNS, (
@@ -71,7 +75,9 @@ def row(seed: int, steered: bool, record: dict[str, Any] | None,
         scaled('stop_copy_bytes', 1 / MIB),
         scaled('predicted_downtime_seconds', 1000),
         scaled('downtime_seconds', 1000),
-        scaled('downtime_error_seconds', 1000)), strict=True))
+        scaled('downtime_error_seconds', 1000),
+        *(scaled(part, 1000, parts) for part in timeline.PARTS)),
+        strict=True))
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -127,23 +133,24 @@ class Moves(base.LabTestCase):
 def measure(moves: int, seed: int, path: pathlib.Path) -> None:
     """Make so many moves, and write each as it ends.
 
-    Those without steering come second: what the first have measured of this
-    host's fixed costs is known to both then.
+    Before each way one more that is not in the table: it begins with what is
+    assumed of a host, and measures what is known to those after it.
     """
     rows = []
     with path.open('w', newline='') as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         table.writeheader()
         for steered in (True, False):
+            _one(seed - 1, steered, first=True)
             for number in range(seed, seed + moves // 2):
-                rows.append(_one(number, steered, number == seed))
+                rows.append(_one(number, steered))
                 table.writerow(rows[-1])
                 file.flush()
     for sentence in summary(rows):
         progress.say(sentence)
 
 
-def _one(seed: int, steered: bool, first: bool) -> dict[str, Any]:
+def _one(seed: int, steered: bool, first: bool = False) -> dict[str, Any]:
     case = Moves()
     case.setUp()
     try:

@@ -12,7 +12,12 @@
 
 """The table of the lab's moves, of values."""
 
+import csv
+import pathlib
+import tempfile
+from typing import Any
 import unittest
+from unittest import mock
 
 from tests.lab import prediction
 
@@ -21,7 +26,9 @@ RECORD = {
                                        {'stop_copy': True}],
     'predicted_stop_copy_bytes': 4 << 20, 'stop_copy_bytes': 2 << 20,
     'predicted_downtime_seconds': 1.0, 'downtime_seconds': 1.5,
-    'downtime_error_seconds': 0.02}
+    'downtime_error_seconds': 0.02,
+    'downtime_parts': {'pre_switchover': 0.1, 'stop_copy': 1.2,
+                       'handover': 0.2}}
 
 
 class TestTable(unittest.TestCase):
@@ -34,13 +41,35 @@ class TestTable(unittest.TestCase):
         made = prediction.row(1, True, RECORD, 'completed')
         self.assertEqual(list(prediction.COLUMNS), list(made))
         self.assertEqual(
-            ['completed', 1, '4.0', '2.0', '1000.0', '1500.0', '20.0'],
+            ['completed', 1, '4.0', '2.0', '1000.0', '1500.0', '20.0',
+             '', '100.0', '1200.0', '200.0'],
             list(made.values())[4:])
 
     def test_one_without_a_record(self) -> None:
         made = prediction.row(1, False, None, 'failed')
         self.assertEqual(['no', 'failed', ''], [
             made['steered'], made['outcome'], made['measured downtime ms']])
+
+    def test_one_before_each_way_is_not_in_it(self) -> None:
+        made: list[tuple[int, bool, bool]] = []
+
+        def one(seed: int, steered: bool,
+                first: bool = False) -> dict[str, Any]:
+            made.append((seed, steered, first))
+            return prediction.row(seed, steered, RECORD, 'completed')
+
+        with tempfile.TemporaryDirectory(prefix='prediction') as folder:
+            path = pathlib.Path(folder) / 'table.csv'
+            with mock.patch.object(prediction, '_one', one):
+                prediction.measure(4, 7, path)
+            with path.open(newline='') as file:
+                table = list(csv.DictReader(file))
+        self.assertEqual(
+            [(6, True, True), (7, True, False), (8, True, False),
+             (6, False, True), (7, False, False), (8, False, False)], made)
+        self.assertEqual(
+            [('7', 'yes'), ('8', 'yes'), ('7', 'no'), ('8', 'no')],
+            [(row['seed'], row['steered']) for row in table])
 
     def test_what_they_come_to(self) -> None:
         rows = [prediction.row(1, True, RECORD, 'completed'),
