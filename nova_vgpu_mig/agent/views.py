@@ -73,9 +73,34 @@ def _hypervisor_costs(parts: Mapping[str, float]) -> downtime.FixedCosts:
     """
     known = {ours: parts[theirs] for ours, theirs in (
         ('drain', 'drain'), ('commit', 'pre_switchover'),
-        ('run', 'handover')) if theirs in parts}
+        ('state', 'state'), ('run', 'handover')) if theirs in parts}
     return downtime.FixedCosts.from_parts(
         {'vcpus': 0.0, 'state': 0.0, 'verify': 0.0, **known})
+
+
+def _agent_parts(values: Mapping[str, Any], rate: float) -> dict[str, float]:
+    """The parts of a move's downtime, as it has measured them."""
+    del rate
+    return dict(values['downtime_parts'])
+
+
+def _hypervisor_parts(values: Mapping[str, Any],
+                      rate: float) -> dict[str, float]:
+    """The same, with what its stop-copy took beside the copying as state.
+
+    By the rate of its own rounds, as later moves reckon with theirs. RAM's
+    bytes count, else a VM with much of it would have taken long for nothing;
+    records of releases that did not measure them say none.
+
+    :param values: of the record.
+    """
+    parts: dict[str, float] = dict(values['downtime_parts'])
+    for last in values['rounds']:
+        if (last['stop_copy'] and last['memory_bytes']
+                and 'stop_copy' in parts):
+            sent = last['stream_bytes'] + last['memory_bytes']
+            parts['state'] = max(0.0, parts['stop_copy'] - sent / rate)
+    return parts
 
 
 def _agent_rate(rounds: Sequence[Mapping[str, Any]]) -> float:
@@ -102,6 +127,11 @@ class _Reading:
     """How what a carrier's moves have measured is read."""
 
     costs: Callable[[Mapping[str, float]], downtime.FixedCosts]
+    """Of the medians of parts()."""
+
+    parts: Callable[[Mapping[str, Any], float], dict[str, float]]
+    """Of a record's values, and rate()."""
+
     rate: Callable[[Sequence[Mapping[str, Any]]], float]
     believed: Callable[[list[float]], float]
     """Of the rates of several moves."""
@@ -109,13 +139,14 @@ class _Reading:
 
 _READINGS = {
     phases.Carrier.AGENT: _Reading(downtime.FixedCosts.from_parts,
-                                   _agent_rate, statistics.median),
+                                   _agent_parts, _agent_rate,
+                                   statistics.median),
     # QEMU was seen to send at least so much: a small guest, or one that is
     # mostly zeros, does not show what the way carries. Too high a rate costs
     # a move that is aborted early, by what it measures itself; too low a one
     # refuses every move that would have shown better.
-    phases.Carrier.HYPERVISOR: _Reading(_hypervisor_costs, _hypervisor_rate,
-                                        max),
+    phases.Carrier.HYPERVISOR: _Reading(_hypervisor_costs, _hypervisor_parts,
+                                        _hypervisor_rate, max),
 }
 
 
@@ -155,7 +186,7 @@ class Experience:
             # a connection that was lost meanwhile says nothing of the next.
             if (rate and values['downtime_parts']
                     and not values.get('reconnects')):
-                parts.append(values['downtime_parts'])
+                parts.append(reading.parts(values, rate))
                 rates.append(rate)
         if not parts:
             return cls(dirty_bytes_per_second=dirty)

@@ -34,15 +34,16 @@ _DEVICES = 'vfio_data_transferred'
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sent:
-    """What the devices had sent at a time, epoch seconds."""
+    """What had been sent at a time, epoch seconds: of the devices, or of RAM.
+    """
 
     at: float
-    device_bytes: int
+    sent_bytes: int
 
 
 def sent_at_stop(trace: Sequence[Sent],
                  marks: timeline.Marks) -> int | None:
-    """Return what the devices had sent when all stood still.
+    """Return what had been sent when all stood still.
 
     A look between the stop and the saving of the rest tells it exactly.
     Without one the last looks before it are carried on at their rate, which
@@ -53,16 +54,16 @@ def sent_at_stop(trace: Sequence[Sent],
     saving = marks.stopped if marks.saving is None else marks.saving
     for look in trace:
         if marks.stopped <= look.at < saving:
-            return look.device_bytes
+            return look.sent_bytes
     before = [look for look in trace if look.at < marks.stopped][-2:]
     if len(before) < 2:
-        return before[0].device_bytes if before else None
+        return before[0].sent_bytes if before else None
     (first, last) = before
-    rate = ((last.device_bytes - first.device_bytes)
+    rate = ((last.sent_bytes - first.sent_bytes)
             / max(last.at - first.at, 1e-3))
-    guess = last.device_bytes + round(rate * (marks.stopped - last.at))
-    later = [look.device_bytes for look in trace if look.at >= saving]
-    return max(last.device_bytes, min([guess, *later[:1]]))
+    guess = last.sent_bytes + round(rate * (marks.stopped - last.at))
+    later = [look.sent_bytes for look in trace if look.at >= saving]
+    return max(last.sent_bytes, min([guess, *later[:1]]))
 
 
 def rounds(samples: Sequence[steering.Sample]) -> list[record_.Round]:
@@ -118,12 +119,14 @@ def resumed(theirs: record_.MigrationRecord) -> float | None:
 
 def complete(record: record_.MigrationRecord, *, marks: timeline.Marks,
              resumed_at: float | None, clock_error: float,
-             final: Mapping[str, Any], at_stop: int | None) -> None:
+             final: Mapping[str, Any], at_stop: int | None,
+             ram_at_stop: int | None = None) -> None:
     """Write what a move has come to.
 
     :param resumed_at: by the source's clock; None if it was not told.
     :param final: the job's last statistics, as libvirt has them.
     :param at_stop: the devices' bytes when all stood still.
+    :param ram_at_stop: and those of all else.
     """
     whole, parts = timeline.downtime(marks, resumed_at)
     record.downtime_parts = parts
@@ -141,10 +144,24 @@ def complete(record: record_.MigrationRecord, *, marks: timeline.Marks,
             record.rounds.append(record_.Round(
                 number=len(record.rounds) + 1, stop_copy=True,
                 stream_bytes=record.stop_copy_bytes,
+                memory_bytes=_ram_since(final, sent, ram_at_stop),
                 seconds=parts.get('stop_copy', 0.0)))
     if 'memory_processed' in final:
         record.transferred_bytes = int(final['memory_processed'])
     record.remaining_bytes = 0
+
+
+def _ram_since(final: Mapping[str, Any], device_bytes: int,
+               at_stop: int | None) -> int:
+    """Return what was sent beside the devices since then; 0: not known.
+
+    What QEMU calls memory has the devices' bytes in it, and the few of the
+    rest of the machine, so that this is never nothing.
+    """
+    all_ = final.get('memory_processed')
+    if all_ is None or at_stop is None:
+        return 0
+    return max(0, int(all_) - device_bytes - at_stop)
 
 
 def why_returned(record: record_.MigrationRecord, *, begun: bool,

@@ -91,6 +91,7 @@ class SourceWatch(watch.Watch):
         """QEMU may have gone on without this watch having been told."""
 
         self._trace: list[report.Sent] = []
+        self._ram_trace: list[report.Sent] = []
         self._final: dict[str, object] = {}
         self._looks_for_the_end = LOOKS_FOR_THE_END
         self._looks_for_who_cancelled = LOOKS_FOR_WHO_CANCELLED
@@ -214,9 +215,12 @@ class SourceWatch(watch.Watch):
             self._enter(phases.Phase.PRECOPY)
             # An agent that is killed has to know that a job was seen.
             self._progress.save()
-        if found.sample.device_bytes is not None:
-            self._trace.append(report.Sent(time.time(),
-                                           found.sample.device_bytes))
+        device_bytes = found.sample.device_bytes
+        if device_bytes is not None:
+            now = time.time()
+            self._trace.append(report.Sent(now, device_bytes))
+            self._ram_trace.append(report.Sent(
+                now, found.sample.sent_bytes - device_bytes))
         if self._record.phase is not phases.Phase.PRECOPY:
             return
         sample = dataclasses.replace(found.sample,
@@ -349,7 +353,8 @@ class SourceWatch(watch.Watch):
                 resumed_at=(None if resumed is None
                             else resumed - answer.clock_ahead),
                 clock_error=answer.clock_error, final=final,
-                at_stop=report.sent_at_stop(self._trace, marks))
+                at_stop=report.sent_at_stop(self._trace, marks),
+                ram_at_stop=report.sent_at_stop(self._ram_trace, marks))
         self._end(State.GIVEN_UP, phases.Phase.COMPLETED,
                   phases.Outcome.COMPLETED, expected=State.ACTIVE)
 

@@ -13,6 +13,7 @@
 """What an agent concludes from its journal and pools, without I/O."""
 
 import dataclasses
+from typing import Any
 import unittest
 
 from nova_vgpu_mig.agent import errors
@@ -23,6 +24,7 @@ from nova_vgpu_mig.gpu import contract
 from nova_vgpu_mig.migration.hypervisor import report
 from nova_vgpu_mig.migration import limits
 from nova_vgpu_mig.migration import phases
+from nova_vgpu_mig.migration import record as record_
 from nova_vgpu_mig.planning import downtime
 from nova_vgpu_mig.planning import estimate
 from nova_vgpu_mig.planning import steering
@@ -85,7 +87,7 @@ class TestExperience(unittest.TestCase):
 class TestWatchedExperience(unittest.TestCase):
     """What is learnt where QEMU carried the state."""
 
-    def moved(self, *samples: steering.Sample) -> dict[str, object]:
+    def moved(self, *samples: steering.Sample) -> dict[str, Any]:
         return {
             'carrier': 'hypervisor', 'instance_uuid': 'i',
             'outcome': 'completed', 'reconnects': 0,
@@ -97,7 +99,7 @@ class TestWatchedExperience(unittest.TestCase):
     def known(self, *records: dict[str, object]) -> views.Experience:
         return views.Experience.of(records, 'i', phases.Carrier.HYPERVISOR)
 
-    def large(self) -> dict[str, object]:
+    def large(self) -> dict[str, Any]:
         """64 GiB of guest RAM, 1 GiB of VRAM, and a way of 1 GiB/s.
 
         Then 20 MiB of VRAM and 40 of RAM are dirty a look, and the limit is
@@ -120,6 +122,41 @@ class TestWatchedExperience(unittest.TestCase):
         self.assertTrue(made.converges, made.reason)
         self.assertIs(True, views.fits(
             workload, limits.Limits(downtime_seconds=0.5), known, made))
+
+    def stopped(self, moved: dict[str, Any], seconds: float, vf: int,
+                ram: int) -> dict[str, Any]:
+        """The move with what its stop-copy took and sent."""
+        last = record_.Round(9, stream_bytes=vf, memory_bytes=ram,
+                             seconds=seconds, stop_copy=True)
+        return {**moved,
+                'downtime_parts': {**moved['downtime_parts'],
+                                   'stop_copy': seconds},
+                'rounds': [*moved['rounds'], dataclasses.asdict(last)]}
+
+    def test_what_a_stop_copy_takes_beside_the_copying(self) -> None:
+        way = self.moved(steering.Sample(0, 1, 0, 0),
+                         steering.Sample(1, 4, 100 * MIB, 80 * MIB))
+        moves = [self.stopped(way, seconds, 18 * MIB, 2 * MIB)
+                 for seconds in (9.0, 0.6, 0.1)]
+        for some, state in ((moves[1:2], 0.4), (moves[2:], 0.0),
+                            (moves, 0.4)):
+            costs = self.known(*some).costs
+            self.assertAlmostEqual(state, costs.state)
+            self.assertAlmostEqual(state + 0.065, costs.total)
+
+    def test_it_is_not_learnt_where_ram_was_not_measured(self) -> None:
+        older = self.stopped(self.large(), 0.4, 20 * MIB, 0)
+        self.assertEqual(0.0, self.known(older).costs.state)
+
+    def test_rams_part_of_a_stop_copy_refuses_no_plan(self) -> None:
+        """0.42 s, of which 0.02 are no copying."""
+        known = self.known(self.stopped(
+            self.large(), 0.42, 20 * MIB, GIB * 2 // 5 - 20 * MIB))
+        self.assertAlmostEqual(0.02, known.costs.state, places=5)
+        workload = estimate.Workload(GIB, 300 * MIB)
+        made = estimate.plan(workload, bandwidth=known.bandwidth,
+                             limit_seconds=0.5, costs=known.costs)
+        self.assertTrue(made.converges, made.reason)
 
     def test_a_small_guest_says_little_of_the_way(self) -> None:
         small = self.moved(steering.Sample(0, 1, 0, 0),

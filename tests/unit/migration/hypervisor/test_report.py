@@ -104,6 +104,16 @@ class TestEndings(base.BaseTestCase):
         self.assertEqual(1.5, one.downtime_seconds)
         self.assertEqual(0.01, one.downtime_error_seconds)
         self.assertTrue(one.rounds[-1].stop_copy)
+        self.assertEqual(0, one.rounds[-1].memory_bytes)
+
+    def test_and_of_guest_ram(self):
+        one = record()
+        report.complete(
+            one, marks=MARKS, resumed_at=11.5, clock_error=0.01,
+            final={'vfio_data_transferred': 90, 'memory_processed': 399},
+            at_stop=60, ram_at_stop=300)
+        self.assertEqual((30, 9), (one.rounds[-1].stream_bytes,
+                                   one.rounds[-1].memory_bytes))
 
     def test_why_it_stayed(self):
         for begun, aborting, final, outcome, says in (
