@@ -134,6 +134,9 @@ class Abilities:
     monitor_events: bool = True
     """QEMU's own events are told: how far a move is can be seen."""
 
+    device_events: bool = True
+    """A VFIO device can tell its states; it does if it was started so."""
+
     switchover_bandwidth: bool = True
     parallel: bool = True
     missing: tuple[str, ...] = ()

@@ -31,6 +31,12 @@ from nova_vgpu_mig.vmm import hypervisor
 
 _DEVICES = 'vfio_data_transferred'
 
+NO_DEVICE_EVENTS = (
+    'the time in which the devices came to rest is not in the measured '
+    'downtime: the guest was started without migration-events on them; it '
+    'has them after its next cold start, or hard reboot, with nova-vgpu-mig')
+"""Where the hypervisor has them."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sent:

@@ -347,6 +347,9 @@ class SourceWatch(watch.Watch):
         resumed = None if theirs is None else report.resumed(theirs)
         final = self._final or self._host.ended_job(self._instance)
         marks = timeline.marks(self._events)
+        if (marks.still is None and marks.stopped is not None
+                and not self._blind and self._host.abilities().device_events):
+            self._note(report.NO_DEVICE_EVENTS)
         with self._progress.lock:
             report.complete(
                 self._record, marks=marks,

@@ -13,9 +13,10 @@
 """What a row of events says: the phase, and where the downtime went. Pure.
 
 The vCPUs have stopped when the first VFIO device leaves pre-copy, as QEMU
-stops them first and no event of its own says so; where no device tells its
-states it is QEMU's STOP, which comes when the devices stand still too. They
-run again at the destination's RESUME.
+stops them first and no event of its own says so. Where no device tells its
+states the first that is known is QEMU's STOP, which comes when the devices
+stand still too: how long they took for it is in no part then, and not in the
+downtime. The vCPUs run again at the destination's RESUME.
 """
 
 from collections.abc import Iterable
@@ -50,9 +51,11 @@ class Marks:
     """When a source's switchover got where, epoch seconds; None: not yet."""
 
     still: float | None = None
-    """The vCPUs have stopped, as far as can be told."""
+    """The vCPUs have stopped: a device has told that it leaves pre-copy."""
 
     stopped: float | None = None
+    """The devices stand still, too."""
+
     saving: float | None = None
     saved: float | None = None
 
@@ -85,7 +88,7 @@ def marks(events: Iterable[Event]) -> Marks:
         elif event.what is What.DEVICE and event.detail in _LEFT_PRECOPY:
             found = _first(found, still=event.at)
         elif event.what is What.STOP:
-            found = _first(found, still=event.at, stopped=event.at)
+            found = _first(found, stopped=event.at)
         elif event.what is What.STATUS and event.detail == 'device':
             found = _first(found, saving=event.at)
         elif event.what is What.STATUS and event.detail == 'completed':
@@ -135,12 +138,15 @@ def downtime(source: Marks,
 
     :param resumed_at: of the destination, by the source's clock.
     """
-    if source.still is None:
+    known = [at for at in (source.still, source.stopped) if at is not None]
+    if not known:
         return None, {}
+    first = began = min(known)
     ends = dict(zip(PARTS, (source.stopped, source.saving, source.saved,
                             resumed_at), strict=True))
     found: dict[str, float] = {}
-    began = source.still
+    if source.still is None:
+        del ends['drain']
     for part, end in ends.items():
         if end is not None:
             # Two clocks, or events of two threads: never less than nothing.
@@ -148,4 +154,4 @@ def downtime(source: Marks,
             began = max(began, end)
     if resumed_at is None:
         return None, found
-    return max(0.0, resumed_at - source.still), found
+    return max(0.0, resumed_at - first), found

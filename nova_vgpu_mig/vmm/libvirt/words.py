@@ -139,7 +139,8 @@ def abilities(libvirt: int, qemu: int, *,
         'libvirt\'s own figure, without its parts, and what blocks a '
         'migration is found out by libvirt when it is to begin',
         'device_events': 'no VFIO_MIGRATION events (QEMU 9.1, libvirt 8.2): '
-        'the phases are told by the vCPUs alone',
+        'the phases are told by the vCPUs alone, and the downtime is '
+        'without the time in which the devices come to rest',
         'device_statistics': 'no bytes of VFIO devices in the job\'s '
         'statistics (libvirt 10.6): progress has them in guest RAM',
         'switchover_bandwidth': 'no switchover bandwidth (libvirt 11.1): '
@@ -149,6 +150,7 @@ def abilities(libvirt: int, qemu: int, *,
     return hypervisor.Abilities(
         f'libvirt {version(libvirt)}, QEMU {version(qemu)}',
         monitor_events=has['monitor_events'],
+        device_events=has['device_events'],
         switchover_bandwidth=has['switchover_bandwidth'],
         parallel=has['parallel'],
         missing=tuple(missing[key] for key, there in has.items()

@@ -144,6 +144,13 @@ class TestWatchedExperience(unittest.TestCase):
             self.assertAlmostEqual(state, costs.state)
             self.assertAlmostEqual(state + 0.065, costs.total)
 
+    def test_what_was_not_measured_stays_assumed(self) -> None:
+        move = self.moved(steering.Sample(0, 1, 0, 0),
+                          steering.Sample(1, 4, 100 * MIB, 80 * MIB))
+        del move['downtime_parts']['drain']
+        self.assertEqual(downtime.FixedCosts().drain,
+                         self.known(move).costs.drain)
+
     def test_it_is_not_learnt_where_ram_was_not_measured(self) -> None:
         older = self.stopped(self.large(), 0.4, 20 * MIB, 0)
         self.assertEqual(0.0, self.known(older).costs.state)

@@ -68,6 +68,15 @@ class TestTimeline(base.BaseTestCase):
         whole, parts = timeline.downtime(
             timeline.marks(events(rows)), 7.5450)
         self.assertAlmostEqual(0.5, whole)
+        self.assertEqual(list(timeline.PARTS[1:]), list(parts))
+        self.assertAlmostEqual(whole, sum(parts.values()))
+
+    def test_a_device_that_is_told_late(self):
+        rows = [(what, at + (1 if what is What.DEVICE else 0), detail)
+                for what, at, detail in RECORDED]
+        whole, parts = timeline.downtime(
+            timeline.marks(events(rows)), 7.5450)
+        self.assertAlmostEqual(0.5, whole)
         self.assertEqual(0.0, parts['drain'])
 
     def test_nothing_is_made_up(self):

@@ -22,6 +22,7 @@ from oslotest import base
 
 from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.migration.hypervisor import destination
+from nova_vgpu_mig.migration.hypervisor import report
 from nova_vgpu_mig.migration.hypervisor import source
 from nova_vgpu_mig.migration.hypervisor import watch
 from nova_vgpu_mig.migration import journal
@@ -212,6 +213,42 @@ class TestWithoutEvents(WatchesCase):
             self.look()
         self.assertEqual(2, len(self.pair.source.limits))
         self.assertIsNotNone(one.stopped)
+
+
+class TestWithoutEventsOfDevices(WatchesCase):
+    """The guest was started before migration-events were set."""
+
+    def completed(self, *devices):
+        made = self.source(Phase.PRECOPY)
+        source = self.pair.source
+        for detail, at in devices:
+            source.tell(INSTANCE, What.DEVICE, detail, at=at)
+        source.tell(INSTANCE, What.STOP, at=100.0)
+        source.tell(INSTANCE, What.STATUS, 'device', at=100.1)
+        source.tell(INSTANCE, What.STATUS, 'completed', at=100.5)
+        source.final = {'downtime': 700}
+        source.tell(INSTANCE, What.JOB_ENDED, **source.final)
+        self.pair.destination.views[INSTANCE] = View(
+            State.RUNNING, 'migrated')
+        source.views.clear()
+        self.ended(made, Phase.COMPLETED)
+        return made.record
+
+    def test_how_long_the_devices_took_is_not_made_up(self):
+        found = self.completed()
+        self.assertEqual(['pre_switchover', 'stop_copy'],
+                         list(found.downtime_parts))
+        self.assertIn(report.NO_DEVICE_EVENTS, found.notes)
+
+    def test_with_them_it_is_measured(self):
+        found = self.completed(('pre-copy-p2p', 99.9))
+        self.assertAlmostEqual(0.1, found.downtime_parts['drain'])
+        self.assertNotIn(report.NO_DEVICE_EVENTS, found.notes)
+
+    def test_a_cold_start_mends_no_old_hypervisor(self):
+        self.pair.source.has = hypervisor.Abilities(
+            'stand-in', device_events=False)
+        self.assertNotIn(report.NO_DEVICE_EVENTS, self.completed().notes)
 
 
 class TestGuestThatIsGone(WatchesCase):
