@@ -113,7 +113,8 @@ class Doors:
         return True
 
     def _has_cdev(self, node: sysfs.Node) -> bool:
-        return node.cdev is not None and self._files.has_iommufd()
+        # A kernel may have an iommufd and no cdevs: they are two options.
+        return self._files.has_iommufd() and self._files.has_cdev(node)
 
     def _enter(self, stack: contextlib.ExitStack, path: str,
                node: sysfs.Node) -> int:

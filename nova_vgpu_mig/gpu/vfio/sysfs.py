@@ -140,6 +140,9 @@ class Files:
     def group(self, node: Node) -> str:
         return str(self._dev / 'vfio' / (node.group or 'no-group'))
 
+    def has_cdev(self, node: Node) -> bool:
+        return node.cdev is not None and os.path.exists(self.cdev(node))
+
     def cdev(self, node: Node) -> str:
         return str(self._dev / 'vfio/devices' / (node.cdev or 'no-cdev'))
 

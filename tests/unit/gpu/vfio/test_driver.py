@@ -86,6 +86,15 @@ class DoorsTest(Case):
         found.close()
         self.assertEqual(['vfio0', 'iommu'], self.names())
 
+    def test_by_group_where_the_kernel_has_no_cdevs(self):
+        vf = self.machine.add_vf(0)
+        self.machine.write_file('dev/iommu')
+        (self.machine.root / 'dev/vfio/devices/vfio0').unlink()
+        self.open(vf)
+        self.assertEqual(
+            [('10', str(self.machine.root / 'dev/vfio/vfio'))],
+            self.machine.calls)
+
     def test_a_cdev_that_is_bound_is_busy(self):
         vf = self.machine.add_vf(0)
         self.machine.write_file('dev/iommu')
