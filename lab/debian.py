@@ -28,8 +28,8 @@ BUILD_PACKAGES = (
     'busybox-static', 'cpio', 'gcc', 'kmod', 'linux-headers-amd64', 'make',
     'python3', 'xz-utils')
 KERNEL_SOURCES = (
-    'drivers/iommu/iommufd/iova_bitmap.c', 'drivers/vfio',
-    'samples/vfio-mdev/mtty.c')
+    'drivers/iommu/iommu-priv.h', 'drivers/iommu/iommufd', 'drivers/vfio',
+    'lib/interval_tree.c', 'samples/vfio-mdev/mtty.c')
 
 _DPKG = """\
 force-unsafe-io

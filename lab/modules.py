@@ -13,9 +13,13 @@
 """The nodes' kernel: what boots, and the modules that are built for it.
 
 Debian's kernel lacks three things: the sample driver mtty; CONFIG_IOMMUFD,
-without which vfio.ko has no iova_bitmap and answers EOPNOTSUPP to a report of
-DMA logging, so that QEMU refuses to migrate; and our own device. All are
-built out of tree, from the sources of the very same package version.
+without which vfio.ko has no cdevs, nor an iova_bitmap, so that it answers
+EOPNOTSUPP to a report of DMA logging and QEMU refuses to migrate; and our own
+device. All are built out of tree, from the sources of the very same package
+version.
+
+The option changes `struct vfio_device`, so whatever includes linux/vfio.h and
+is loaded is built with it; nothing that is in the kernel itself differs by it.
 """
 
 import pathlib
@@ -28,28 +32,36 @@ from lab import places
 BOOT = ('virtio_pci', 'virtio_blk', 'ext4', 'crc32c_generic')
 NODE = ('virtio_net', 'virtio_rng', 'qemu_fw_cfg', 'vfio_iommu_type1',
         'mdev', 'vfio')
+OPTIONS = ('IOMMUFD', 'IOMMUFD_DRIVER', 'VFIO_DEVICE_CDEV',
+           'INTERVAL_TREE_SPAN_ITER')
 
 _SCRIPT = """\
 release=$(cat /kernel/release)
 kdir=/lib/modules/$release/build
 cd /work
-mkdir vfio mtty
-cp /kernel/drivers/vfio/*.[ch] /kernel/drivers/iommu/iommufd/iova_bitmap.c \\
-    vfio
+mkdir -p src/iommufd src/vfio src/mtty
+cp /kernel/drivers/iommu/iommu-priv.h src
+cp /kernel/drivers/iommu/iommufd/*.[ch] /kernel/lib/interval_tree.c src/iommufd
+cp /kernel/drivers/vfio/*.[ch] src/vfio
+cp /kernel/samples/vfio-mdev/mtty.c src/mtty
+# A part of interval_tree.c is in the kernel, which exports that part.
+cat /kernel/drivers/iommu/iommufd/Makefile - >src/iommufd/Makefile <<'EOF'
+obj-m := iommufd.o
+iommufd-y += iova_bitmap.o interval_tree.o
+CFLAGS_interval_tree.o := -D__DISABLE_EXPORTS
+EOF
 {{
-    echo 'obj-m := vfio.o'
+    echo 'obj-m := vfio.o vfio_iommu_type1.o'
     grep '^vfio-' /kernel/drivers/vfio/Makefile
-    echo 'vfio-y += iova_bitmap.o'
-    echo 'ccflags-y += -DCONFIG_IOMMUFD_DRIVER=1'
-}} >vfio/Makefile
-cp /kernel/samples/vfio-mdev/mtty.c mtty
-echo 'obj-m := mtty.o' >mtty/Makefile
-for part in vfio mtty; do
-    make -C "$kdir" M="/work/$part" modules
-done
+    echo 'vfio-y += device_cdev.o iommufd.o'
+}} >src/vfio/Makefile
+echo 'obj-m := mtty.o' >src/mtty/Makefile
+echo 'obj-m := iommufd/ vfio/ mtty/' >src/Makefile
 if [ -e device/Makefile ]; then
-    make -C device KDIR="$kdir"
+    mv device src
+    echo 'obj-m += device/' >>src/Makefile
 fi
+make -j "$(nproc)" -C "$kdir" M=/work/src KCFLAGS='{flags}' modules
 tree=tree/lib/modules/$release
 mkdir -p "$tree/stock" "$tree/updates" initramfs/m initramfs/bin \\
     initramfs/dev initramfs/proc initramfs/sys initramfs/root
@@ -69,8 +81,8 @@ take() {{
 }}
 take initramfs/m {boot} | awk '!seen[$0]++' >initramfs/load
 take "$tree/stock" {boot} {node} >/dev/null
-rm -f "$tree/stock/vfio.ko"
-find vfio mtty device -name '*.ko' -exec cp {{}} "$tree/updates" \\;
+rm -f "$tree/stock/vfio.ko" "$tree/stock/vfio_iommu_type1.ko"
+find src -name '*.ko' -exec cp {{}} "$tree/updates" \\;
 cp "/lib/modules/$release/modules.builtin" \\
     "/lib/modules/$release/modules.builtin.modinfo" \\
     "/lib/modules/$release/modules.order" "$tree"
@@ -81,7 +93,7 @@ cp files/initramfs initramfs/init
 chmod 755 initramfs/init
 (cd initramfs && find . | cpio -o -H newc --quiet | gzip -1) >initramfs.gz
 cp "/boot/vmlinuz-$release" vmlinuz
-rm -rf vfio mtty device files initramfs
+rm -rf src files initramfs
 """
 
 
@@ -113,5 +125,7 @@ def _build(root: pathlib.Path, where: pathlib.Path) -> None:
         for source in sources:
             (where / name / source.name).write_bytes(source.read_bytes())
     jail.chroot('modules', cache.log('modules'), root,
-                _SCRIPT.format(boot=' '.join(BOOT), node=' '.join(NODE)),
+                _SCRIPT.format(boot=' '.join(BOOT), node=' '.join(NODE),
+                               flags=' '.join(f'-DCONFIG_{name}=1'
+                                              for name in OPTIONS)),
                 work=where)
