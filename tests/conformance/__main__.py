@@ -32,6 +32,9 @@ def main() -> int:
                         choices=(0x5, 0x7), metavar='FLAGS', help='have '
                         'vgpu_lab offer these migration flags: 0x5 has no '
                         'P2P, as GIM; 0x7 is its default')
+    parser.add_argument('--iommufd', metavar='PATH', help='open the devices '
+                        'by their cdev and this iommufd, which is /dev/iommu '
+                        'as a rule; without it by their group')
     parser.add_argument('tests', nargs='*', help='names of single tests')
     options = parser.parse_args()
     declared = (providers.MTTY if options.type.startswith('mtty')
@@ -41,7 +44,8 @@ def main() -> int:
             declared, flags=contract.MigrationFlag(options.flags))
 
     class ConformanceTest(suite.Contract, unittest.TestCase):
-        provider = providers.MediatedDevices(options.type, options.flags)
+        provider = providers.MediatedDevices(options.type, options.flags,
+                                             options.iommufd)
         traits = declared
 
     loader = unittest.defaultTestLoader

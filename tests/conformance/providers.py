@@ -17,6 +17,7 @@ import abc
 from collections.abc import Mapping
 import dataclasses
 import errno
+import os
 import pathlib
 from typing import Any
 import unittest
@@ -95,12 +96,20 @@ LAB = Traits(_ALL, failures=tuple(
     for state in (_S.RUNNING, _S.STOP_COPY, _S.PRE_COPY, _S.RESUMING)
     for into_error in (False, True)))
 
+_BY_GROUP = 'anon_inode:[vfio-device]'
+"""What the kernel calls a device's fd that a group gave."""
+
 
 class MediatedDevices(Provider):
     """Mediated devices of one type, made and removed through sysfs."""
 
-    def __init__(self, kind: str, flags: int | None = None) -> None:
-        """:param flags: to be offered; the lab's GPU can be told so."""
+    def __init__(self, kind: str, flags: int | None = None,
+                 iommufd: str | None = None) -> None:
+        """
+        :param flags: to be offered; the lab's GPU can be told so.
+        :param iommufd: path of the one to open the devices by their cdev
+            with; None: they are opened by their group.
+        """
         # Here, since a node has the driver's needs and a tester may not.
         from nova_vgpu_mig.gpu.vfio import calls
         from nova_vgpu_mig.gpu.vfio import device
@@ -110,7 +119,14 @@ class MediatedDevices(Provider):
         self._type = kind
         self._flags = flags
         self._device = device
-        self._files = sysfs.Files()
+        self._by_cdev = iommufd is not None
+
+        class Files(sysfs.Files):
+            @property
+            def iommufd(self) -> str:
+                return iommufd or '/no-iommufd'
+
+        self._files = Files()
         self._doors = opening.Doors(self._files, rights.open_directly,
                                     calls.Kernel())
 
@@ -138,8 +154,14 @@ class MediatedDevices(Provider):
         return node
 
     def open(self, address: str) -> contract.MigrationDevice:
-        return self._device.VFIODevice(
-            address, self._doors.open(self._node(address)))
+        node = self._node(address)
+        opened = self._doors.open(node)
+        found = os.readlink(f'/proc/self/fd/{opened.fd}')
+        wanted = self._files.cdev(node) if self._by_cdev else _BY_GROUP
+        if found != wanted:
+            opened.close()
+            raise AssertionError(f'opened as {found}, not as {wanted}')
+        return self._device.VFIODevice(address, opened)
 
     def fail_at(self, address: str, state: contract.DeviceState | None,
                 into_error: bool) -> None:

@@ -15,6 +15,7 @@
 from tests.lab import base
 
 SECONDS = 900
+BY_CDEV = ('--iommufd', '/run/iommu')
 
 
 class ConformanceTestCase(base.LabTestCase):
@@ -35,3 +36,9 @@ class ConformanceTestCase(base.LabTestCase):
     def test_device_without_p2p(self) -> None:
         # As GIM has it.
         self._run('vgpu_lab-16', '--flags', '0x5')
+
+    def test_mtty_by_cdev(self) -> None:
+        self._run('mtty-2', *BY_CDEV)
+
+    def test_device_by_cdev(self) -> None:
+        self._run('vgpu_lab-16', *BY_CDEV)
