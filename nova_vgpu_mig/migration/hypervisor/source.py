@@ -183,20 +183,8 @@ class SourceWatch(watch.Watch):
             self._final = event.values
         elif timeline.switches_over(event):
             self._note_if_early()
-        elif timeline.only_paused(self._events):
-            self._go_on_after_a_pause()
         elif event.what is hypervisor.What.LOST:
             self._blind = True
-
-    def _go_on_after_a_pause(self) -> None:
-        """Steer again; what was counted before says nothing of what comes.
-        """
-        self._note('the guest was paused during its migration, and runs '
-                   'again')
-        self._samples.clear()
-        self._opening = steering.HELD
-        if self._record.phase is phases.Phase.SWITCHOVER:
-            self._progress.enter(phases.Phase.PRECOPY)
 
     def _note_if_early(self) -> None:
         if self._steer and self._opening.since is None:

@@ -20,7 +20,6 @@ downtime. The vCPUs run again at the destination's RESUME.
 """
 
 from collections.abc import Iterable
-from collections.abc import Sequence
 import dataclasses
 
 from nova_vgpu_mig.migration import phases
@@ -96,25 +95,12 @@ def marks(events: Iterable[Event]) -> Marks:
     return found
 
 
-def only_paused(events: Sequence[Event]) -> bool:
-    """Whether a stop has just ended that was somebody's pause.
-
-    The source runs again, and QEMU has said nothing of its migration since
-    the stop: of a switchover it would have told that it goes on to save the
-    devices, or that it fails.
-    """
-    if not events or events[-1].what is not What.RESUME:
-        return False
-    for event in reversed(events[:-1]):
-        if event.what in (What.STATUS, What.RESUME):
-            return False
-        if event.what is What.STOP:
-            return True
-    return False
-
-
 def switches_over(event: Event) -> bool:
-    """Whether QEMU says that it goes on from a stop to save the devices."""
+    """Whether QEMU says that it goes on from a stop to save the devices.
+
+    A stop need not be its own: somebody may pause the guest while it is
+    copied, and libvirt lets nobody resume it before the move is over.
+    """
     return (event.what is What.STATUS
             and event.detail in ('pre-switchover', 'device'))
 

@@ -93,20 +93,6 @@ class TestTimeline(base.BaseTestCase):
         self.assertIsNone(timeline.marks(events(
             (*first, (What.RESUME, 8.0, '')))).stopped)
 
-    def test_a_pause_is_no_switchover(self):
-        stopped = ((What.STATUS, 1, 'active'),
-                   (What.DEVICE, 2, 'pre-copy-p2p'),
-                   (What.DEVICE, 2, 'stop-copy'), (What.STOP, 2, ''),
-                   (What.LIFECYCLE, 2, 'suspended/paused'))
-        runs = (What.RESUME, 3, '')
-        self.assertTrue(timeline.only_paused(events((*stopped, runs))))
-        self.assertFalse(timeline.only_paused(events(stopped)))
-        self.assertFalse(timeline.only_paused(events((*stopped, runs, runs))))
-        for status in ('device', 'pre-switchover', 'failed', 'cancelling'):
-            with self.subTest(status):
-                self.assertFalse(timeline.only_paused(events(
-                    (*stopped, (What.STATUS, 2.5, status), runs))))
-
     @given(strategies.permutations(RECORDED),
            strategies.floats(0, 20))
     def test_parts_never_exceed_the_whole(self, rows, resumed):
