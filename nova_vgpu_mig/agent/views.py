@@ -88,9 +88,11 @@ def _hypervisor_parts(values: Mapping[str, Any],
                       rate: float) -> dict[str, float]:
     """The same, with what its stop-copy took beside the copying as state.
 
-    By the rate of its own rounds, as later moves reckon with theirs. RAM's
-    bytes count, else a VM with much of it would have taken long for nothing;
-    records of releases that did not measure them say none.
+    By the rate of its own rounds, as later moves reckon with theirs. That is
+    an upper bound of what does not depend on the bytes: a device may give its
+    state more slowly once it has stopped. RAM's bytes count, else a VM with
+    much of it would have taken long for nothing; records of releases that did
+    not measure them say none.
 
     :param values: of the record.
     """
@@ -132,6 +134,11 @@ class _Reading:
     parts: Callable[[Mapping[str, Any], float], dict[str, float]]
     """Of a record's values, and rate()."""
 
+    at_most: frozenset[str]
+    """Parts of which a move tells an upper bound only, so that the least of
+    several counts, and one tells nothing: too much would refuse every move
+    that could show better."""
+
     rate: Callable[[Sequence[Mapping[str, Any]]], float]
     believed: Callable[[list[float]], float]
     """Of the rates of several moves."""
@@ -139,15 +146,29 @@ class _Reading:
 
 _READINGS = {
     phases.Carrier.AGENT: _Reading(downtime.FixedCosts.from_parts,
-                                   _agent_parts, _agent_rate,
+                                   _agent_parts, frozenset(), _agent_rate,
                                    statistics.median),
     # QEMU was seen to send at least so much: a small guest, or one that is
     # mostly zeros, does not show what the way carries. Too high a rate costs
     # a move that is aborted early, by what it measures itself; too low a one
     # refuses every move that would have shown better.
     phases.Carrier.HYPERVISOR: _Reading(_hypervisor_costs, _hypervisor_parts,
+                                        frozenset({'state'}),
                                         _hypervisor_rate, max),
 }
+
+
+def _usual(moves: Sequence[Mapping[str, float]],
+           at_most: frozenset[str]) -> dict[str, float]:
+    """Return what each part takes, by what moves have measured."""
+    found = {}
+    for name in set().union(*moves):
+        values = [parts[name] for parts in moves if name in parts]
+        if name not in at_most:
+            found[name] = statistics.median(values)
+        elif len(values) > 1:
+            found[name] = min(values)
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,9 +211,7 @@ class Experience:
                 rates.append(rate)
         if not parts:
             return cls(dirty_bytes_per_second=dirty)
-        costs = reading.costs({
-            name: statistics.median(p[name] for p in parts if name in p)
-            for name in set().union(*parts)})
+        costs = reading.costs(_usual(parts, reading.at_most))
         return cls(reading.believed(rates), costs, dirty, len(parts))
 
     def __str__(self) -> str:

@@ -295,8 +295,9 @@ def steer(done: Sequence[convergence.Observation], *, limit_seconds: float,
         # In this order: a float may be too large to be rounded.
         narrow = math.ceil(min(
             whole, max(NARROW_LEAST, needed * MARGIN) * 1000))
+        # What QEMU was told of the way makes no pass shorter.
         if narrow < whole and now.at - since.at < max(
-                NARROW_SECONDS, NARROW_PASSES * needed):
+                NARROW_SECONDS, NARROW_PASSES * pass_seconds(done[-1])):
             return Step(narrow, decision, Opening(since))
         since = now
     passes, seconds = now.passes - since.passes, now.at - since.at

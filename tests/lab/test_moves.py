@@ -147,6 +147,26 @@ class MovesTestCase(base.LabTestCase):
                          (record['outcome'], record['reason']), record)
         self._assert_intact(here)
 
+    def test_somebody_pauses_the_guest_meanwhile(self) -> None:
+        here, there = self._gpu(self.one), self._gpu(self.two)
+        guest = self._at_work(here)
+        held = phases.Held(phases.PRE_COPY, there)
+        move = self.begin_watched(guest, self.two, there.mdev)
+        held.reached(move)
+        self.one.run(f'virsh -q suspend {guest.name}')
+        self.assertEqual('stop_copy', here.get('state'))
+        # All of the device is left for the end, and no limit is in its way.
+        self.one.run(
+            f'until virsh -q migrate-getmaxdowntime {guest.name} | '
+            'grep -qx 2000000; do sleep 0.5; done', seconds=gpu_.PATIENCE)
+        held.release()
+        result = move.result()
+        self.assertEqual('completed', result['outcome'], result)
+        self.assertIn('paused during its migration',
+                      ' '.join(result['source_record']['notes']))
+        self.assert_only_at(guest, self.two)
+        self._assert_intact(there)
+
     def _abort_in_pre_copy(self, guest: guest_.Guest,
                            abort: Callable[[moves.Move], object]
                            ) -> dict[str, Any]:

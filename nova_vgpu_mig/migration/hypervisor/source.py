@@ -41,9 +41,12 @@ LOOKS_FOR_THE_END = 6
 without: libvirt tells them a moment later. At one that stays, before its
 downtime limit is left as it is: libvirtd may be about to come back."""
 
-LOOKS_FOR_WHO_CANCELLED = 3
-"""At a guest whose migration was cancelled, before that counts as a failure.
-Nova's word of an abort comes after libvirt's deed; its rollback later."""
+SECONDS_FOR_WHO_CANCELLED = 3.0
+"""Once a migration was cancelled, before that counts as a failure. Nova's
+word of an abort comes after libvirt's deed; its rollback later."""
+
+PAUSED_LIMIT_MS = 2_000_000
+"""QEMU's own highest: a guest that stands still anyway loses nothing."""
 
 CLOCK_LOOKS = 10
 """At the other host's clock while there is time for it, in pre-copy: the
@@ -94,7 +97,10 @@ class SourceWatch(watch.Watch):
         self._ram_trace: list[report.Sent] = []
         self._final: dict[str, object] = {}
         self._looks_for_the_end = LOOKS_FOR_THE_END
-        self._looks_for_who_cancelled = LOOKS_FOR_WHO_CANCELLED
+        self._hear_until: float | None = None
+        """Monotonic; of who has cancelled it."""
+
+        self._paused = False
         self._clock_looks = CLOCK_LOOKS
 
     # What Nova, or an operator, asks for
@@ -187,7 +193,8 @@ class SourceWatch(watch.Watch):
             self._blind = True
 
     def _note_if_early(self) -> None:
-        if self._steer and self._opening.since is None:
+        if (self._steer and self._opening.since is None
+                and not self._paused):
             self._note('QEMU switched over while the limit was held at '
                        f'{self._limit_ms} ms: its own estimate of what was '
                        'left was next to nothing')
@@ -210,6 +217,7 @@ class SourceWatch(watch.Watch):
             self._ram_trace.append(report.Sent(
                 now, found.sample.sent_bytes - device_bytes))
         if self._record.phase is not phases.Phase.PRECOPY:
+            self._let_a_paused_one_go()
             return
         sample = dataclasses.replace(found.sample,
                                      narrow=self._opening.narrow)
@@ -231,6 +239,22 @@ class SourceWatch(watch.Watch):
                 max_rounds=self._limits.max_rounds))
         self._progress.notify()
         self._look_at_the_clock()
+
+    def _let_a_paused_one_go(self) -> None:
+        """Open the limit for a guest that somebody has paused meanwhile.
+
+        Its devices have left pre-copy with it, so that all of their state is
+        left for the end, which QEMU would not begin under a limit that is
+        held; and libvirt lets nobody resume it before the move is over.
+        """
+        if (self._paused or self._record.phase is not phases.Phase.SWITCHOVER
+                or not timeline.paused(self._events, time.time())):
+            return
+        self._set_limit(PAUSED_LIMIT_MS)
+        self._paused = True
+        self._note('the guest was paused during its migration (as by virsh '
+                   'suspend), and stands still until it is over; so QEMU may '
+                   'take as long as it needs for the rest')
 
     def _look_at_the_clock(self) -> None:
         """Last of a look: an agent that is away takes a call's time-out.
@@ -346,16 +370,20 @@ class SourceWatch(watch.Watch):
                 clock_error=answer.clock_error, final=final,
                 at_stop=report.sent_at_stop(self._trace, marks),
                 ram_at_stop=report.sent_at_stop(self._ram_trace, marks))
+            if self._paused:
+                # They would say of later moves how long somebody paused it.
+                self._record.downtime_parts = {}
         self._end(State.GIVEN_UP, phases.Phase.COMPLETED,
                   phases.Outcome.COMPLETED, expected=State.ACTIVE)
 
     def _may_hear_of_an_abort(self) -> bool:
         if (self._aborting or self._given_up
-                or not self._looks_for_who_cancelled
                 or not report.cancelled(self._record)):
             return False
-        self._looks_for_who_cancelled -= 1
-        return True
+        now = time.monotonic()
+        if self._hear_until is None:
+            self._hear_until = now + SECONDS_FOR_WHO_CANCELLED
+        return now < self._hear_until
 
     def _stayed(self) -> None:
         outcome, reason = report.why_returned(

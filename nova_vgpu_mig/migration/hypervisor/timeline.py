@@ -12,7 +12,7 @@
 
 """What a row of events says: the phase, and where the downtime went. Pure.
 
-The vCPUs have stopped when the first VFIO device leaves pre-copy, as QEMU
+The vCPUs have stopped when the first VFIO device comes to rest, as QEMU
 stops them first and no event of its own says so. Where no device tells its
 states the first that is known is QEMU's STOP, which comes when the devices
 stand still too: how long they took for it is in no part then, and not in the
@@ -20,6 +20,7 @@ downtime. The vCPUs run again at the destination's RESUME.
 """
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 import dataclasses
 
 from nova_vgpu_mig.migration import phases
@@ -37,12 +38,16 @@ on. stop_copy: the rest is saved and sent. handover: from there to the first
 guest instruction at the destination, which loads the rest in it.
 """
 
+PAUSE_SECONDS = 2.0
+"""Between a stop and the status that follows, of QEMU's own stops at most:
+recorded were 7 ms, and never more than some tenths."""
+
 _PRECOPY = {(What.DEVICE, 'pre-copy'), (What.STATUS, 'active'),
             (What.DEVICE, 'resuming')}
 _SWITCHOVER = {(What.DEVICE, 'pre-copy-p2p'), (What.DEVICE, 'stop-copy'),
                (What.DEVICE, 'pre-copy-p2p-prepare'),
                (What.STATUS, 'pre-switchover'), (What.STATUS, 'device')}
-_LEFT_PRECOPY = {'pre-copy-p2p', 'stop-copy'}
+_COMES_TO_REST = {'pre-copy-p2p', 'running-p2p', 'stop-copy'}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Marks:
     """When a source's switchover got where, epoch seconds; None: not yet."""
 
     still: float | None = None
-    """The vCPUs have stopped: a device has told that it leaves pre-copy."""
+    """The vCPUs have stopped: a device has told that it comes to rest."""
 
     stopped: float | None = None
     """The devices stand still, too."""
@@ -84,7 +89,8 @@ def marks(events: Iterable[Event]) -> Marks:
     for event in events:
         if event.what is What.RESUME:
             found = Marks()
-        elif event.what is What.DEVICE and event.detail in _LEFT_PRECOPY:
+        elif (event.what is What.DEVICE and event.detail in _COMES_TO_REST
+                and found.stopped is None):
             found = _first(found, still=event.at)
         elif event.what is What.STOP:
             found = _first(found, stopped=event.at)
@@ -103,6 +109,19 @@ def switches_over(event: Event) -> bool:
     """
     return (event.what is What.STATUS
             and event.detail in ('pre-switchover', 'device'))
+
+
+def paused(events: Sequence[Event], now: float) -> bool:
+    """Whether the guest stands still because somebody has paused it.
+
+    QEMU goes on at once from a stop of its own.
+    """
+    for event in reversed(events):
+        if event.what is What.STOP:
+            return now - event.at > PAUSE_SECONDS
+        if event.what in (What.STATUS, What.RESUME):
+            return False
+    return False
 
 
 def _first(found: Marks, **times: float) -> Marks:

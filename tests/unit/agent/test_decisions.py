@@ -138,11 +138,24 @@ class TestWatchedExperience(unittest.TestCase):
                          steering.Sample(1, 4, 100 * MIB, 80 * MIB))
         moves = [self.stopped(way, seconds, 18 * MIB, 2 * MIB)
                  for seconds in (9.0, 0.6, 0.1)]
-        for some, state in ((moves[1:2], 0.4), (moves[2:], 0.0),
-                            (moves, 0.4)):
+        # The least of several: each is an upper bound.
+        for some, state in ((moves[:1], 0.0), (moves[:2], 0.4),
+                            (moves, 0.0)):
             costs = self.known(*some).costs
             self.assertAlmostEqual(state, costs.state)
             self.assertAlmostEqual(state + 0.065, costs.total)
+
+    def test_a_stop_copy_that_is_slow_refuses_no_move(self) -> None:
+        """A VF that gives its state half as fast once it has stopped."""
+        way = self.moved(steering.Sample(0, 1, 0, 0),
+                         steering.Sample(1, 4, 1000 * MIB, 800 * MIB))
+        known = self.known(*(
+            self.stopped(way, 0.05 + vf * MIB / (500 * MIB), vf * MIB, 1)
+            for vf in (100, 1000, 8000)))
+        workload = estimate.Workload(GIB, 500 * MIB)
+        made = estimate.plan(workload, bandwidth=known.bandwidth,
+                             limit_seconds=1.5, costs=known.costs)
+        self.assertTrue(made.converges, made.reason)
 
     def test_what_was_not_measured_stays_assumed(self) -> None:
         move = self.moved(steering.Sample(0, 1, 0, 0),
@@ -153,12 +166,12 @@ class TestWatchedExperience(unittest.TestCase):
 
     def test_it_is_not_learnt_where_ram_was_not_measured(self) -> None:
         older = self.stopped(self.large(), 0.4, 20 * MIB, 0)
-        self.assertEqual(0.0, self.known(older).costs.state)
+        self.assertEqual(0.0, self.known(older, older).costs.state)
 
     def test_rams_part_of_a_stop_copy_refuses_no_plan(self) -> None:
         """0.42 s, of which 0.02 are no copying."""
-        known = self.known(self.stopped(
-            self.large(), 0.42, 20 * MIB, GIB * 2 // 5 - 20 * MIB))
+        known = self.known(*[self.stopped(
+            self.large(), 0.42, 20 * MIB, GIB * 2 // 5 - 20 * MIB)] * 2)
         self.assertAlmostEqual(0.02, known.costs.state, places=5)
         workload = estimate.Workload(GIB, 300 * MIB)
         made = estimate.plan(workload, bandwidth=known.bandwidth,

@@ -187,6 +187,14 @@ class TestOpening(base.BaseTestCase):
     def test_or_by_what_it_was_told(self):
         self.assertEqual(288, steered(10.0, carried=200 * MIB).limit_ms)
 
+    def test_which_makes_no_pass_shorter(self):
+        """One takes 0.5 s as before, and three of them are waited for."""
+        opening = steered(10.0, carried=1000 * MIB).opening
+        self.assertEqual(
+            [200, self.WHOLE],
+            [steered(at, carried=1000 * MIB, opening=opening).limit_ms
+             for at in (11.4, 11.5)])
+
     def test_never_above_what_the_vm_allows(self):
         step = steered(10.0, limit_seconds=0.63)
         self.assertEqual(550, step.limit_ms)

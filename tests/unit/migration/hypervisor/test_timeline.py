@@ -93,6 +93,34 @@ class TestTimeline(base.BaseTestCase):
         self.assertIsNone(timeline.marks(events(
             (*first, (What.RESUME, 8.0, '')))).stopped)
 
+    def test_a_device_without_pre_copy(self):
+        rows = ((What.DEVICE, 1.0, 'running-p2p'), (What.DEVICE, 1.4, 'stop'),
+                (What.STOP, 1.5, ''), (What.STATUS, 1.6, 'device'),
+                (What.DEVICE, 1.7, 'stop-copy'),
+                (What.STATUS, 2.0, 'completed'))
+        whole, parts = timeline.downtime(timeline.marks(events(rows)), 2.2)
+        self.assertAlmostEqual(1.2, whole)
+        self.assertAlmostEqual(0.5, parts['drain'])
+        # Nor does one that tells too late say that it took no time.
+        whole, parts = timeline.downtime(
+            timeline.marks(events(rows[2:])), 2.2)
+        self.assertAlmostEqual(0.7, whole)
+        self.assertNotIn('drain', parts)
+
+    def test_a_pause_by_somebody_else(self):
+        stopped = ((What.STATUS, 1, 'active'),
+                   (What.DEVICE, 2, 'pre-copy-p2p'),
+                   (What.DEVICE, 2, 'stop-copy'), (What.STOP, 2, ''),
+                   (What.LIFECYCLE, 2, 'suspended/migrated'))
+        late = 2 + timeline.PAUSE_SECONDS
+        self.assertTrue(timeline.paused(events(stopped), late + 0.1))
+        self.assertFalse(timeline.paused(events(stopped), late))
+        self.assertFalse(timeline.paused(events(stopped[:1]), late + 9))
+        for what, detail in ((What.STATUS, 'pre-switchover'),
+                             (What.STATUS, 'cancelling'), (What.RESUME, '')):
+            self.assertFalse(timeline.paused(events(
+                (*stopped, (what, 2.1, detail))), late + 9))
+
     @given(strategies.permutations(RECORDED),
            strategies.floats(0, 20))
     def test_parts_never_exceed_the_whole(self, rows, resumed):

@@ -24,6 +24,7 @@ from nova_vgpu_mig.agent import tenancy
 from nova_vgpu_mig.migration.hypervisor import destination
 from nova_vgpu_mig.migration.hypervisor import report
 from nova_vgpu_mig.migration.hypervisor import source
+from nova_vgpu_mig.migration.hypervisor import timeline
 from nova_vgpu_mig.migration.hypervisor import watch
 from nova_vgpu_mig.migration import journal
 from nova_vgpu_mig.migration import limits
@@ -449,14 +450,31 @@ class TestPausedGuest(WatchesCase):
 
 
 class TestPausedInThePreCopy(WatchesCase):
-    def test_it_is_no_switchover_of_qemus(self):
+    """By somebody else; QEMU has all of the device left for the end."""
+
+    def test_the_limit_is_opened(self):
         made = self.source(Phase.PRECOPY)
-        self.pair.source.tell(INSTANCE, What.STOP)
-        self.until(made, Phase.SWITCHOVER)
-        self.look()
-        self.assertEqual([], made.record.notes)
-        self.pair.source.tell(INSTANCE, What.STATUS, 'pre-switchover')
-        gpu_lab.until(lambda: made.record.notes, 'the early switchover noted')
+        self.pair.source.qemu = qemu_model.Qemu(
+            used=16 * MIB, working_set=MIB, dirty_rate=MIB,
+            bandwidth=100 * MIB)
+        for what, detail in ((What.DEVICE, 'stop-copy'), (What.STOP, '')):
+            self.pair.source.tell(INSTANCE, what, detail,
+                                  at=time.time() - timeline.PAUSE_SECONDS)
+        self.pair.source.qemu.run(0.1)
+        gpu_lab.until(
+            lambda: self.pair.source.limits[-1] == source.PAUSED_LIMIT_MS,
+            'the limit to be opened')
+        (note,) = made.record.notes
+        self.assertIn('paused during its migration', note)
+        now = time.time()
+        for detail, at in (('pre-switchover', 0), ('device', 0.1),
+                           ('completed', 0.2)):
+            self.pair.source.tell(INSTANCE, What.STATUS, detail, at=now + at)
+        self.pair.source.final = {'downtime': 5000}
+        self.pair.arrive(now + 1)
+        self.ended(made, Phase.COMPLETED)
+        self.assertEqual([note], made.record.notes[:1])
+        self.assertEqual({}, made.record.downtime_parts)
 
 
 class TestLimitIsUndone(WatchesCase):
