@@ -10,11 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What is left after an interrupt: the lab's own main() gets a signal.
-
-The first two need root, as the build does: `sudo python3 -m unittest
-tests.unit.lab.test_interrupt`.
-"""
+"""What is left after an interrupt: the lab's own main() gets a signal."""
 
 import contextlib
 import os
@@ -27,6 +23,7 @@ import unittest
 
 from lab import places
 from lab import wait
+from tests.unit import mounts
 
 SECONDS = 20
 
@@ -150,12 +147,12 @@ class InterruptTestCase(unittest.TestCase):
                               if str(self.cache) in line])
 
     def _begin_build(self) -> subprocess.Popen[str]:
+        mounts.require(self)
         process = self._begin(_BUILD, self.log, 'it is mounted')
         # The shell, two sleeps, and what is around them.
         self.assertGreater(len(self._processes()), 3)
         return process
 
-    @unittest.skipIf(os.geteuid(), 'needs root, to mount')
     def test_a_build(self) -> None:
         self._interrupt(self._begin_build())
         self._assert_nothing_runs_or_is_mounted()
@@ -163,7 +160,6 @@ class InterruptTestCase(unittest.TestCase):
             [], [path for path in self.cache.iterdir() if path.name not in
                  ('lock', 'log', places.marker().name)])
 
-    @unittest.skipIf(os.geteuid(), 'needs root, to mount')
     def test_a_build_that_is_killed(self) -> None:
         process = self._begin_build()
         process.kill()

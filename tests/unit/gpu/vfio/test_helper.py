@@ -28,6 +28,7 @@ import time
 import unittest
 
 import nova_vgpu_mig
+from tests.unit import mounts
 
 NAMESPACE = """
 mkdir "$1/dev"
@@ -60,12 +61,10 @@ sys.stdin.read()
 """The agent's side; it keeps its helper until its input ends."""
 
 
-@unittest.skipUnless(
-    os.geteuid() == 0, 'to run it, as root: '
-    'python3 -m unittest tests.unit.gpu.vfio.test_helper')
 class HelperTest(unittest.TestCase):
 
     def setUp(self):
+        mounts.require(self)
         made = tempfile.TemporaryDirectory()
         self.addCleanup(made.cleanup)
         self.directory = pathlib.Path(made.name)
