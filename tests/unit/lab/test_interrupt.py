@@ -50,7 +50,12 @@ sys.exit(main.main())
 
 _APT_GET = """#!/bin/sh
 echo "apt-get $* is at work"
-sleep 0.5
+tries=0
+until [ -e "$LOG" ]; do
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || exit 1
+    sleep 0.1
+done
 echo "apt-get $* is done"
 """
 _INSTALL = """
@@ -94,26 +99,28 @@ class InterruptTestCase(unittest.TestCase):
         self.top = pathlib.Path(made.name)
         self.cache = self.top / 'cache'
         self.log = self.top / 'log'
+        self.said = self.top / 'said'
 
     def _begin(self, script: str, log: pathlib.Path,
-               line: str) -> subprocess.Popen[str]:
+               line: str) -> subprocess.Popen[bytes]:
         """Start it, and return when the log has this line."""
-        process = subprocess.Popen(
-            [sys.executable, '-c', script], cwd=places.CHECKOUT, text=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            start_new_session=True, env={
-                **os.environ, places.VARIABLE: str(self.cache),
-                'LOG': str(self.log),
-                'PATH': f'{self.top}:{os.environ["PATH"]}',
-                'PYTHONPATH': f'{places.CHECKOUT}:{self.top}'})
+        with self.said.open('wb') as said:
+            process = subprocess.Popen(
+                [sys.executable, '-c', script], cwd=places.CHECKOUT,
+                stdout=subprocess.DEVNULL, stderr=said,
+                start_new_session=True, env={
+                    **os.environ, places.VARIABLE: str(self.cache),
+                    'LOG': str(self.log),
+                    'PATH': f'{self.top}:{os.environ["PATH"]}',
+                    'PYTHONPATH': f'{places.CHECKOUT}:{self.top}'})
         self.addCleanup(self._end, process)
         wait.for_line(line, line, log, SECONDS,
                       lambda: process.poll() is None)
         return process
 
-    def _end(self, process: subprocess.Popen[str]) -> None:
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.kill()
-        process.communicate()
+        process.wait()
         # A test that has failed leaves nothing either.
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
@@ -131,22 +138,25 @@ class InterruptTestCase(unittest.TestCase):
                 continue
         return found
 
-    def _interrupt(self, process: subprocess.Popen[str]) -> str:
-        """Return what it says, once it has ended as interrupted."""
+    def _interrupt(self, process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=SECONDS)
+        self._assert_ends_as_interrupted(process)
+
+    def _assert_ends_as_interrupted(
+            self, process: subprocess.Popen[bytes]) -> None:
+        process.wait(SECONDS)
+        said = self.said.read_text()
         self.assertEqual(130, process.returncode, said)
         self.assertTrue(said.rstrip().endswith('interrupted'), said)
         self.assertNotIn('Traceback', said)
-        return said
 
     def _assert_nothing_runs_or_is_mounted(self) -> None:
         self.assertEqual([], self._processes())
-        mounts = pathlib.Path('/proc/self/mountinfo').read_text()
-        self.assertEqual([], [line for line in mounts.splitlines()
+        mounted = pathlib.Path('/proc/self/mountinfo').read_text()
+        self.assertEqual([], [line for line in mounted.splitlines()
                               if str(self.cache) in line])
 
-    def _begin_build(self) -> subprocess.Popen[str]:
+    def _begin_build(self) -> subprocess.Popen[bytes]:
         mounts.require(self)
         process = self._begin(_BUILD, self.log, 'it is mounted')
         # The shell, two sleeps, and what is around them.
@@ -174,7 +184,11 @@ class InterruptTestCase(unittest.TestCase):
         program.chmod(0o755)
         log = self.cache / 'log' / 'apt.log'
         process = self._begin(_INSTALL, log, 'apt-get -q update is at work')
-        self.assertIn('waiting for it', self._interrupt(process))
+        process.send_signal(signal.SIGINT)
+        wait.for_line('it is waited for', 'waiting for it', self.said,
+                      SECONDS, lambda: process.poll() is None)
+        self.log.touch()
+        self._assert_ends_as_interrupted(process)
         self.assertEqual(['apt-get -q update is at work',
                           'apt-get -q update is done'],
                          log.read_text().splitlines())
