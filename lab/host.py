@@ -12,9 +12,11 @@
 
 """What the host has to have; installed where it is missing."""
 
+import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -61,17 +63,19 @@ def install(packages: list[str], log: pathlib.Path) -> None:
     """
     progress.say(f'installing {", ".join(packages)}')
     log.parent.mkdir(parents=True, exist_ok=True)
-    _apt(log, 'update')
-    _apt(log, '-y', 'install', '--no-install-recommends', *packages)
+    _apt(log, 'update', killable=True)
+    _apt(log, '-y', 'install', '--no-install-recommends', *packages,
+         killable=False)
 
 
-def _apt(log: pathlib.Path, *arguments: str) -> None:
-    """Run apt-get to its end, also when we are interrupted meanwhile.
+def _apt(log: pathlib.Path, *arguments: str, killable: bool) -> None:
+    """Run apt-get; an interrupt kills it, or waits for its end.
 
     Not in the jail: dpkg works on this machine itself, and one that is killed
     leaves it to its owner to repair. In a session of its own it sees no
     Ctrl-C, and it writes to the log without us, so that it comes to its end
-    whatever becomes of us.
+    whatever becomes of us. What runs no dpkg leaves nothing to repair, and
+    waits for mirrors, maybe for ever: there is no second interrupt.
     """
     with log.open('ab') as sink, log.open('rb') as said:
         said.seek(0, os.SEEK_END)
@@ -85,7 +89,12 @@ def _apt(log: pathlib.Path, *arguments: str) -> None:
                     progress.murmur('apt', line.decode(errors='replace'))
                 time.sleep(_PAUSE)
         except KeyboardInterrupt:
-            progress.say('apt-get is at work; waiting for it, then ending')
+            if killable:
+                # With its methods, which are what waits for a mirror.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            else:
+                progress.say('apt-get is at work; waiting for it, then ending')
             process.wait()
             raise
     if process.returncode:

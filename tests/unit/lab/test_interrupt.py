@@ -50,13 +50,22 @@ sys.exit(main.main())
 
 _APT_GET = """#!/bin/sh
 echo "apt-get $* is at work"
-tries=0
-until [ -e "$LOG" ]; do
-    tries=$((tries + 1))
-    [ $tries -lt 200 ] || exit 1
-    sleep 0.1
-done
+case $* in *"{which}")
+    {does}
+esac
 echo "apt-get $* is done"
+"""
+_HANG = """
+    trap '' INT TERM HUP
+    sleep 1000
+"""
+_WAIT_FOR_A_FILE = """
+    tries=0
+    until [ -e "$LOG" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || exit 1
+        sleep 0.1
+    done
 """
 _INSTALL = """
 import sys
@@ -99,6 +108,7 @@ class InterruptTestCase(unittest.TestCase):
         self.top = pathlib.Path(made.name)
         self.cache = self.top / 'cache'
         self.log = self.top / 'log'
+        self.apt_log = self.cache / 'log' / 'apt.log'
         self.said = self.top / 'said'
 
     def _begin(self, script: str, log: pathlib.Path,
@@ -178,20 +188,34 @@ class InterruptTestCase(unittest.TestCase):
                    self.log)
         self._assert_nothing_runs_or_is_mounted()
 
-    def test_apt_get_comes_to_its_end(self) -> None:
+    def _begin_apt_get(self, which: str,
+                       does: str) -> subprocess.Popen[bytes]:
+        """Return when that one of its calls is doing this."""
         program = self.top / 'apt-get'
-        program.write_text(_APT_GET)
+        program.write_text(_APT_GET.format(which=which, does=does))
         program.chmod(0o755)
-        log = self.cache / 'log' / 'apt.log'
-        process = self._begin(_INSTALL, log, 'apt-get -q update is at work')
+        return self._begin(_INSTALL, self.apt_log, f'{which} is at work')
+
+    def test_an_install_comes_to_its_end(self) -> None:
+        install = '-y install --no-install-recommends thing'
+        process = self._begin_apt_get(install, _WAIT_FOR_A_FILE)
         process.send_signal(signal.SIGINT)
         wait.for_line('it is waited for', 'waiting for it', self.said,
                       SECONDS, lambda: process.poll() is None)
         self.log.touch()
         self._assert_ends_as_interrupted(process)
-        self.assertEqual(['apt-get -q update is at work',
-                          'apt-get -q update is done'],
-                         log.read_text().splitlines())
+        self.assertEqual(
+            [f'apt-get -q {what} is {state}' for what in ('update', install)
+             for state in ('at work', 'done')],
+            self.apt_log.read_text().splitlines())
+
+    def test_an_update_is_killed(self) -> None:
+        self._interrupt(self._begin_apt_get('update', _HANG))
+        wait.until('nothing runs', lambda: not self._processes(), SECONDS,
+                   self.apt_log)
+        self.assertEqual('apt-get -q update is at work\n',
+                         self.apt_log.read_text())
+        self.assertNotIn('waiting for it', self.said.read_text())
 
     def test_tests_end_quietly(self) -> None:
         (self.top / 'its_tests.py').write_text(_TESTS)
