@@ -103,8 +103,11 @@ def gpu_source(source: controller.Source) -> GPUSource | None:
         if any(vf.by_alias for vf in source.vfs):
             raise
         return None
-    held = [(vf, pool) for vf in source.vfs
-            if (pool := found.pool_of(vf.pf_address, vf.address))]
+    try:
+        held = [(vf, pool) for vf in source.vfs
+                if (pool := found.pool_of(vf.pf_address, vf.address))]
+    except publication.PublicationError as exc:
+        raise CannotJudge(str(exc)) from exc
     if not held:
         if found.omitted_pools and any(vf.by_alias for vf in source.vfs):
             raise CannotJudge(

@@ -52,7 +52,7 @@ _PARENT = re.compile(f'{_PCI}|[!-9;-~]{{1,64}}')
 
 
 class PublicationError(ValueError):
-    """A node published something that cannot be read."""
+    """A node published what cannot be read, or too little to tell."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,7 +64,11 @@ class VF:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pool:
-    """The VFs of one PF, or the mediated devices of one parent and type."""
+    """VFs of one PF, or mediated devices of one parent and type.
+
+    All of them share one identity; a PF or parent with several has a pool
+    for each.
+    """
 
     pf_address: str
     identity: _Identity
@@ -109,13 +113,22 @@ class Publication:
     """Why the node cannot tell, e.g. that its agent does not answer."""
 
     def pool_of(self, pf_address: str | None, vf_address: str) -> Pool | None:
-        """Return the pool that a VF belongs to, or None."""
-        # By the VF first: a parent has a pool for each type of its mdevs.
+        """Return the pool that a VF belongs to, or None.
+
+        :raises PublicationError: it may be any of several of its PF.
+        """
         for pool in self.pools:
             if pool.index_of(vf_address) is not None:
                 return pool
-        return next((pool for pool in self.pools
-                     if pool.pf_address == pf_address), None)
+        of_pf = [pool for pool in self.pools if pool.pf_address == pf_address]
+        if len(of_pf) > 1:
+            why = ('the lists of their VFs found no room'
+                   if any(pool.vfs is None for pool in of_pf)
+                   else 'none of them lists it')
+            raise PublicationError(
+                f'PF {pf_address} has {len(of_pf)} pools, and which of them '
+                f'VF {vf_address} belongs to is not published: {why}')
+        return of_pf[0] if of_pf else None
 
 
 def encode(publication: Publication) -> str:
@@ -127,9 +140,13 @@ def encode(publication: Publication) -> str:
             for pool in publication.pools))
         text = _dump(publication)
     while len(text) > MAX_BYTES and publication.pools:
+        # With all of its PF's: one that stayed would pass for the only one.
+        kept = tuple(
+            pool for pool in publication.pools
+            if pool.pf_address != publication.pools[-1].pf_address)
         publication = dataclasses.replace(
-            publication, pools=publication.pools[:-1],
-            omitted_pools=publication.omitted_pools + 1)
+            publication, pools=kept, omitted_pools=publication.omitted_pools
+            + len(publication.pools) - len(kept))
         text = _dump(publication)
     return text
 

@@ -254,6 +254,17 @@ class TestVFCompatibilityFilter(base.BaseTestCase):
             self.assertIn(words, self.log.output)
             self.assertIn('because of its host source', self.log.output)
 
+    def test_a_source_that_does_not_tell_pools_of_a_pf_apart(self):
+        unlisted = [dataclasses.replace(pool(kind=kind), vfs=None)
+                    for kind in (KIND, OLD)]
+        reason = self.refused(self.build(stats(*unlisted)),
+                              self.host('good', stats(pool())))
+        self.assertEqual(
+            'No valid host was found. GPU VF: nothing is known of its VF, '
+            'because of its host source: PF 0000:03:00.0 has 2 pools, and '
+            'which of them VF 0000:03:02.1 belongs to is not published: '
+            'the lists of their VFs found no room', reason)
+
     def build_with_aliases_of_gpus(self, alias):
         nova_opts.register_opts(nova_conf.CONF)
         self.addCleanup(nova_conf.CONF.clear_override, 'pci_aliases',

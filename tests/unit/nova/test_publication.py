@@ -102,6 +102,15 @@ class TestPublication(base.BaseTestCase):
         self.assertGreater(read.omitted_pools, 0)
         self.assertEqual(60, len(read.pools) + read.omitted_pools)
 
+    def test_pools_of_one_pf_are_omitted_together(self):
+        value = publication.Publication(tuple(
+            pool(n // 3, dataclasses.replace(KIND, driver_version=f'8.{n}'))
+            for n in range(60)))
+        read = publication.decode(publication.encode(value))
+        self.assertGreater(read.omitted_pools, 0)
+        self.assertEqual(60, len(read.pools) + read.omitted_pools)
+        self.assertEqual(0, len(read.pools) % 3)
+
     def test_pool_of(self):
         value = publication.Publication((pool(1), pool(2)))
         self.assertEqual(value.pools[1],
@@ -119,6 +128,28 @@ class TestPublication(base.BaseTestCase):
                 KIND, partition=kind), [publication.VF(uuid, 0, True)])
             for kind, uuid in zip(('mtty-1', 'mtty-2'), uuids, strict=True)))
         self.assertEqual(value.pools[1], value.pool_of('mtty', uuids[1]))
+
+    def test_pool_of_a_pf_with_two_identities(self):
+        vfs = ['0000:01:02.0'], ['0000:01:02.1']
+        listed = publication.Publication(tuple(
+            publication.Pool.of(
+                '0000:01:00.0', dataclasses.replace(
+                    KIND, driver_version=f'8.{number}'),
+                [publication.VF(vf, number, True) for vf in addresses])
+            for number, addresses in enumerate(vfs)))
+        for pool_, (address,) in zip(listed.pools, vfs, strict=True):
+            self.assertEqual(pool_, listed.pool_of('0000:01:00.0', address))
+        unlisted = publication.Publication(tuple(
+            dataclasses.replace(pool_, vfs=None) for pool_ in listed.pools))
+        for value, address, why in (
+                (listed, '0000:01:02.2', 'none of them lists it'),
+                (unlisted, '0000:01:02.1',
+                 'the lists of their VFs found no room')):
+            exc = self.assertRaises(publication.PublicationError,
+                                    value.pool_of, '0000:01:00.0', address)
+            self.assertEqual(
+                'PF 0000:01:00.0 has 2 pools, and which of them VF '
+                f'{address} belongs to is not published: {why}', str(exc))
 
     def test_garbage_is_refused_where_it_is(self):
         good = json.loads(publication.encode(
