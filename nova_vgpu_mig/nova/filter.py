@@ -31,8 +31,9 @@ of a bare "No valid host was found".
 
 With PCI devices in Placement the host's allocation candidates name the PFs,
 and those of unsuitable PFs are taken away. Without, Nova may still claim a
-VF of an unsuitable PF on a host that has both kinds; the driver extension
-refuses that after the claim.
+VF of an unsuitable PF on a host that has both kinds, and in either case an
+unsuitable VF of a PF that has both kinds; the driver extension refuses that
+after the claim.
 """
 
 from collections.abc import Iterable
@@ -226,8 +227,15 @@ class VFCompatibilityFilter(controller.BaseHostFilter):  # type: ignore[misc]
         good = {pool.pf_address for pool in pools if pool.verdict.compatible}
         if not good:
             return pools[0].verdict.reason()
-        if len(good) < len(pools) and not self._prune(
-                host, good, {p.pf_address for p in pools}, spec):
+        refused = {pool.pf_address for pool in pools
+                   if not pool.verdict.compatible}
+        for pf_address in sorted(good & refused):
+            LOG.info('Host %s, PF %s has suitable and unsuitable VFs for VM '
+                     '%s and Placement does not know them apart: Nova may '
+                     'claim the wrong one, which is then refused', host.host,
+                     pf_address, spec.instance_uuid)
+        bad = refused - good
+        if bad and not self._prune(host, bad, spec):
             return 'Placement has no candidate on a suitable PF'
         return None
 
@@ -245,8 +253,7 @@ class VFCompatibilityFilter(controller.BaseHostFilter):  # type: ignore[misc]
                       or 'none')
 
     @staticmethod
-    def _prune(host: Any, good: set[str], known: set[str],
-               spec: Any) -> bool:
+    def _prune(host: Any, bad: set[str], spec: Any) -> bool:
         """Take away the candidates of unsuitable PFs; False if none stay."""
         candidates = [
             (candidate, providers) for candidate in host.allocation_candidates
@@ -259,7 +266,6 @@ class VFCompatibilityFilter(controller.BaseHostFilter):  # type: ignore[misc]
                      spec.instance_uuid)
             return True
         pf_of = controller.pf_of_providers(spec, host.uuid)
-        bad = known - good
         kept = [candidate for candidate, providers in candidates
                 if not any(pf_of.get(provider) in bad
                            for provider in providers)]

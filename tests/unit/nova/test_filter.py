@@ -365,6 +365,26 @@ class TestVFCompatibilityFilter(base.BaseTestCase):
         self.assertIs(candidates, state.allocation_candidates)
         self.assertIn('may claim the wrong one', self.log.output)
 
+    def test_a_pf_with_suitable_and_unsuitable_vfs_passes(self):
+        spec = self.build()
+        pf = '0000:81:00.0'
+        state = self.host('dest', stats(pool(pf, OLD), pool(pf)))
+        candidates = [self.candidate('provider')]
+        state.allocation_candidates = candidates
+        self.assertEqual(['dest'], self.run_filter(spec, state))
+        self.assertIs(candidates, state.allocation_candidates)
+        self.assertIn(
+            f'Host dest, PF {pf} has suitable and unsuitable VFs for VM '
+            f'{spec.instance_uuid} and Placement does not know them apart: '
+            'Nova may claim the wrong one, which is then refused\n',
+            self.log.output)
+
+    def test_a_pf_with_two_suitable_pools_is_no_mixed_one(self):
+        other = dataclasses.replace(KIND, time_slices_us={'GFX': 5000})
+        state = self.host('dest', stats(pool(), pool(kind=other)))
+        self.assertEqual(['dest'], self.run_filter(self.build(), state))
+        self.assertEqual('', self.log.output)
+
     def test_nova_finds_the_filter(self):
         handler = host_manager.filters.HostFilterHandler()
         classes = handler.get_matching_classes(
