@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument('tests', nargs='*', metavar='TEST',
                       help='as unittest names them, such as '
                       'tests.lab.test_mtty; all of them by default')
+    test.add_argument('--failed', action='store_true', help='only those that '
+                      'failed when some were run last')
     predict = add('predict', _predict, 'Compare many predicted switchovers '
                   'of real QEMU with what was measured.')
     predict.add_argument('--moves', default='30', metavar='N',
@@ -87,11 +89,23 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _test(args: argparse.Namespace) -> int:
-    _check_names(args.tests)
+    tests = _failed() if args.failed else args.tests
+    _check_names(tests)
     with lock.held():
         cluster.update(state_.running())
-        what = args.tests or ['discover', '-s', 'tests/lab', '-t', '.']
+        what = tests or ['discover', '-s', 'tests/lab', '-t', '.']
         return _run([sys.executable, '-m', 'tests.lab', *what, '-v'])
+
+
+def _failed() -> list[str]:
+    """:raises LabError: none has."""
+    try:
+        names = places.failed().read_text().split()
+    except FileNotFoundError:
+        names = []
+    if not names:
+        raise errors.LabError('no test has failed when some were run last')
+    return names
 
 
 def _check_names(tests: list[str]) -> None:

@@ -73,6 +73,11 @@ def run() -> pathlib.Path:
     return cache() / 'run'
 
 
+def failed() -> pathlib.Path:
+    """Names of the tests that failed when some were run last."""
+    return run() / 'failed'
+
+
 def remove(tree: pathlib.Path) -> None:
     """Remove a tree, but never through a mount."""
     inside = f'{tree}/'

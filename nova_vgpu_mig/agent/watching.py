@@ -269,7 +269,7 @@ class Watching:
         if entry.state in watch.WATCHED:
             live = self._find(entry)
             live.give_up('Nova has rolled the migration back')
-            live.wait(patience)
+            live.hear(patience)
         entry = self._node.journal.get(entry.migration_uuid, entry.role)
         if entry.state not in (State.RETURNED, State.DROPPED):
             notes = '; '.join(entry.record.get('notes', ())[-1:])

@@ -13,23 +13,36 @@
 """`python3 -m tests.lab` is `python3 -m unittest`, with a quiet interrupt.
 
 unittest ends by a traceback of all that was under way, and whoever has
-pressed Ctrl-C knows why.
+pressed Ctrl-C knows why. And it keeps which tests have failed, for `tools/lab
+test --failed`: all of them take a while.
 """
 
 import sys
 import unittest
+
+from lab import places
 
 INTERRUPTED = 130
 
 
 def main() -> int:
     try:
-        unittest.main(module=None)
+        result = unittest.main(module=None, exit=False).result
     except KeyboardInterrupt:
         # The line has the name of the test, so far.
         print(file=sys.stderr)
         return INTERRUPTED
-    return 0
+    names = failed(result)
+    places.failed().write_text('\n'.join(names))
+    return int(bool(names) or not result.testsRun)
+
+
+def failed(result: unittest.TestResult) -> list[str]:
+    """Return the names of tests that did not pass, as unittest takes them."""
+    tests = [test for test, _ in (*result.failures, *result.errors)]
+    tests += result.unexpectedSuccesses
+    # Of a subtest its test: unittest runs nothing smaller.
+    return sorted({getattr(test, 'test_case', test).id() for test in tests})
 
 
 if __name__ == '__main__':

@@ -121,6 +121,9 @@ class Watch(abc.ABC):
         self._superseded = False
         self._down = threading.Event()
         self._over = threading.Event()
+        self._word = threading.Event()
+        """It is over, or in doubt."""
+
         self._wake = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f'watch-{self.role}-{self._uuid}')
@@ -136,6 +139,14 @@ class Watch(abc.ABC):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until nothing is watched any more; False at a timeout."""
         return self._over.wait(timeout)
+
+    def hear(self, timeout: float) -> bool:
+        """As wait(), but not where what has become of it is in doubt.
+
+        Such an end may come much later, or wait for a person.
+        """
+        self._word.wait(timeout)
+        return self._over.is_set()
 
     def stop(self) -> None:
         """The agent goes down: the move goes on, and is watched again."""
@@ -166,6 +177,7 @@ class Watch(abc.ABC):
                 self._progress.save()
             self._ended(self)
             self._over.set()
+            self._word.set()
 
     def _go_round(self) -> bool:
         """Take what was told, then look; True at the end of the move."""
@@ -276,9 +288,11 @@ class Watch(abc.ABC):
         if found.ending is judgement.Ending.DOUBT:
             if self._doubted == found.sentence:
                 self._note(f'IN DOUBT: {found.sentence}')
+                self._word.set()
             self._doubted = found.sentence
         else:
             self._doubted = ''
+            self._word.clear()
         return found
 
     @abc.abstractmethod

@@ -297,9 +297,13 @@ class TestGuestThatIsGone(WatchesCase):
         self.pair.source.views.clear()
         made.give_up('Nova has rolled the migration back')
         self.doubted(made, 'has to say whether it came')
+        # Nova's rollback is not kept waiting for what may never come.
+        self.useFixture(fixtures.Timeout(int(gpu_lab.PATIENCE), gentle=True))
+        self.assertFalse(made.hear(86400))
         self.pair.destination.views[INSTANCE] = View(State.RUNNING)
         self.pair.destination.down = ''
         self.ended(made, Phase.COMPLETED)
+        self.assertTrue(made.hear(0))
 
 
 class TestSourceHostIsLost(WatchesCase):
