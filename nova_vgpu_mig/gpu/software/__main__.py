@@ -25,6 +25,7 @@ import pathlib
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 from nova_vgpu_mig.gpu.software import geometry
@@ -138,13 +139,36 @@ def main() -> int:
     except (OSError, ValueError) as exc:
         print(f'software GIM {args.pf}: {exc}', file=sys.stderr)
         return 2
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.close())
+    ended = _ended()
     device.start()
+    _serve(server, ended)
     print(f'listening on {path}', flush=True)
-    server.serve_forever()
+    ended.recv(1)
     server.close()
     return 0
+
+
+def _ended() -> socket.socket:
+    """Return a socket that can be read once the process is to end.
+
+    A handler of Python's runs once a call has returned; a signal that comes
+    as the call is entered, or in another thread, does not make it return.
+    """
+    ended, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return ended
+
+
+def _serve(server: unixcall.Server, ended: socket.socket) -> None:
+    """Serve in a thread; the process ends if that can not go on."""
+    def serve() -> None:
+        server.serve_forever()
+        ended.shutdown(socket.SHUT_RDWR)
+    threading.Thread(target=serve, name='unixcall-accept',
+                     daemon=True).start()
 
 
 if __name__ == '__main__':
