@@ -45,6 +45,9 @@ KEPT_EVENTS = 200
 
 REST_SECONDS = 10.0
 
+DOUBT_SECONDS = 15.0
+"""Most doubts are over by then: an end takes libvirt some seconds."""
+
 WATCHED = frozenset((ownership.State.ACTIVE, ownership.State.RESERVED,
                      ownership.State.LOADING))
 """States in which libvirt has not decided yet, as far as a side knows."""
@@ -141,11 +144,13 @@ class Watch(abc.ABC):
         return self._over.wait(timeout)
 
     def hear(self, timeout: float) -> bool:
-        """As wait(), but not where what has become of it is in doubt.
+        """As wait(), but not for all of that where it stays in doubt.
 
         Such an end may come much later, or wait for a person.
         """
-        self._word.wait(timeout)
+        patient = min(timeout, DOUBT_SECONDS)
+        if not self._over.wait(patient):
+            self._word.wait(timeout - patient)
         return self._over.is_set()
 
     def stop(self) -> None:

@@ -298,6 +298,7 @@ class TestGuestThatIsGone(WatchesCase):
         made.give_up('Nova has rolled the migration back')
         self.doubted(made, 'has to say whether it came')
         # Nova's rollback is not kept waiting for what may never come.
+        self.useFixture(fixtures.MockPatchObject(watch, 'DOUBT_SECONDS', 0.1))
         self.useFixture(fixtures.Timeout(int(gpu_lab.PATIENCE), gentle=True))
         self.assertFalse(made.hear(86400))
         self.pair.destination.views[INSTANCE] = View(State.RUNNING)
