@@ -61,7 +61,7 @@ if [ -e device/Makefile ]; then
     mv device src
     echo 'obj-m += device/' >>src/Makefile
 fi
-make -j "$(nproc)" -C "$kdir" M=/work/src KCFLAGS='{flags}' modules
+make -j "$(nproc)" -C "$kdir" M="$PWD/src" KCFLAGS='{flags}' modules
 tree=tree/lib/modules/$release
 mkdir -p "$tree/stock" "$tree/updates" initramfs/m initramfs/bin \\
     initramfs/dev initramfs/proc initramfs/sys initramfs/root
