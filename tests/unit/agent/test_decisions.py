@@ -133,6 +133,14 @@ class TestWatchedExperience(unittest.TestCase):
                                    'stop_copy': seconds},
                 'rounds': [*moved['rounds'], dataclasses.asdict(last)]}
 
+    def assert_converges(self, known: views.Experience, dirty: float,
+                         limit_seconds: float) -> None:
+        """Assert that a plan for 1 GiB with so much dirty a second does."""
+        made = estimate.plan(
+            estimate.Workload(GIB, dirty), bandwidth=known.bandwidth,
+            limit_seconds=limit_seconds, costs=known.costs)
+        self.assertTrue(made.converges, made.reason)
+
     def test_what_a_stop_copy_takes_beside_the_copying(self) -> None:
         way = self.moved(steering.Sample(0, 1, 0, 0),
                          steering.Sample(1, 4, 100 * MIB, 80 * MIB))
@@ -152,10 +160,7 @@ class TestWatchedExperience(unittest.TestCase):
         known = self.known(*(
             self.stopped(way, 0.05 + vf * MIB / (500 * MIB), vf * MIB, 1)
             for vf in (100, 1000, 8000)))
-        workload = estimate.Workload(GIB, 500 * MIB)
-        made = estimate.plan(workload, bandwidth=known.bandwidth,
-                             limit_seconds=1.5, costs=known.costs)
-        self.assertTrue(made.converges, made.reason)
+        self.assert_converges(known, 500 * MIB, 1.5)
 
     def test_what_was_not_measured_stays_assumed(self) -> None:
         move = self.moved(steering.Sample(0, 1, 0, 0),
@@ -173,10 +178,7 @@ class TestWatchedExperience(unittest.TestCase):
         known = self.known(*[self.stopped(
             self.large(), 0.42, 20 * MIB, GIB * 2 // 5 - 20 * MIB)] * 2)
         self.assertAlmostEqual(0.02, known.costs.state, places=5)
-        workload = estimate.Workload(GIB, 300 * MIB)
-        made = estimate.plan(workload, bandwidth=known.bandwidth,
-                             limit_seconds=0.5, costs=known.costs)
-        self.assertTrue(made.converges, made.reason)
+        self.assert_converges(known, 300 * MIB, 0.5)
 
     def test_a_small_guest_says_little_of_the_way(self) -> None:
         small = self.moved(steering.Sample(0, 1, 0, 0),
